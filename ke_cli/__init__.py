@@ -1,0 +1,3 @@
+"""ke-run: a command-line experiment runner for knowledge-editing benchmarks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,34 @@
+"""The configuration of a run: schema, composition, validation, identity."""
+
+from ke_cli.config.compose import BUNDLED, compose_run, run_config
+from ke_cli.config.identity import config_dict, run_dir, run_id, run_identity, run_name
+from ke_cli.config.kinds import CaseProtocol, DatasetLoader
+from ke_cli.config.plugins import Plugin
+from ke_cli.config.schema import (
+    OPERATIONAL,
+    SCHEMA_VERSION,
+    SCIENTIFIC,
+    ModelConfig,
+    RunConfig,
+    StatisticsConfig,
+)
+
+__all__ = [
+    "BUNDLED",
+    "OPERATIONAL",
+    "SCHEMA_VERSION",
+    "SCIENTIFIC",
+    "CaseProtocol",
+    "DatasetLoader",
+    "ModelConfig",
+    "Plugin",
+    "RunConfig",
+    "StatisticsConfig",
+    "compose_run",
+    "config_dict",
+    "run_config",
+    "run_dir",
+    "run_id",
+    "run_identity",
+    "run_name",
+]

@@ -1,0 +1,88 @@
+"""What makes two runs the same experiment, and the name of the folder they share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ke_cli.config.plugins import Plugin, operational_settings
+from ke_cli.config.schema import CAMP, SCHEMA_VERSION, RunConfig, Settings
+
+ID_LENGTH = 10
+
+
+def config_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the whole resolved configuration as plain JSON values, shaped like the YAML."""
+    return {**_plain(config, _settings_fields(config)), **_plugins(config, everything=True)}
+
+
+def run_identity(config: RunConfig) -> dict[str, Any]:
+    """Return everything that can change a number: scientific settings, versions of metrics and schema."""
+    versions = {name: metric.build().version for name, metric in config.metrics.items()}
+    return {
+        **_plain(config, _settings_fields(config), scientific=True),
+        **_plugins(config, everything=False),
+        "metric_versions": versions,
+        "schema": SCHEMA_VERSION,
+    }
+
+
+def run_id(config: RunConfig) -> str:
+    """Return the first ten hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
+    canonical = json.dumps(run_identity(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:ID_LENGTH]
+
+
+def run_name(config: RunConfig) -> str:
+    """Return the name of the run's folder: ``<model>_<dataset>_<method>_<run id>``."""
+    parts = (config.model.name, config.dataset.name, config.method.name)
+    return "_".join((*(_safe(part) for part in parts), run_id(config)))
+
+
+def run_dir(config: RunConfig) -> Path:
+    """Return the folder of the run; nothing is created."""
+    return config.output_dir / run_name(config)
+
+
+def _safe(part: str) -> str:
+    """Replace what a file name cannot hold everywhere; keep the part short, visible and not empty."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip(".-")[:60] or "unnamed"
+
+
+def _settings_fields(config: RunConfig) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(Settings))
+
+
+def _plain(part: Any, names: tuple[str, ...] | None = None, *, scientific: bool = False) -> dict[str, Any]:
+    """Return the fields of a dataclass as plain JSON values, at every depth; perhaps only the scientific."""
+    return {
+        item.name: _value(getattr(part, item.name), scientific)
+        for item in fields(part)
+        if (names is None or item.name in names) and not (scientific and item.metadata[CAMP] == "operational")
+    }
+
+
+def _value(value: Any, scientific: bool) -> Any:
+    if is_dataclass(value):
+        return _plain(value, scientific=scientific)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _plugins(config: RunConfig, *, everything: bool) -> dict[str, Any]:
+    """Return the pluggable parts as in the YAML, on request without their operational settings."""
+    return {
+        "method": _plugin(config.method, everything),
+        "dataset": _plugin(config.dataset, everything),
+        "metrics": {name: _plugin(metric, everything) for name, metric in config.metrics.items()},
+        "protocol": _plugin(config.protocol, everything),
+    }
+
+
+def _plugin(plugin: Plugin[Any], everything: bool) -> dict[str, Any]:
+    left_out = frozenset[str]() if everything else operational_settings(plugin.target)
+    kept = {key: value for key, value in plugin.settings.items() if key not in left_out}
+    return {**kept, "name": plugin.name, "target": plugin.target}

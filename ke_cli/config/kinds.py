@@ -1,0 +1,36 @@
+"""What the pluggable parts of a run promise; third parties implement these without importing them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from ke_cli.data.types import Case, Dataset, EditUnit
+
+REQUIRED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "method": ("edit",),
+        "dataset": ("load",),
+        "metrics": ("version", "columns", "derived", "before", "after", "measure"),
+        "protocol": ("units",),
+    }
+)
+"""The attributes without which a target cannot be what its configuration group says."""
+
+
+class DatasetLoader(Protocol):
+    """Reads the cases of one data set."""
+
+    def load(self) -> Dataset:
+        """Return the validated cases in a fixed order."""
+        ...
+
+
+class CaseProtocol(Protocol):
+    """Decides which cases are written together."""
+
+    def units(self, cases: Sequence[Case]) -> list[EditUnit]:
+        """Return the units, in the order in which they are written."""
+        ...

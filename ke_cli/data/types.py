@@ -1,0 +1,95 @@
+"""What an experiment is about: requests, probes, cases, and the units that are written together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PLACE = "{}"
+"""The one place in an edit prompt where the subject goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One fact to write: ``prompt`` (with exactly one ``{}``) about ``subject`` shall end in ``target_new``.
+
+    Targets carry no leading space and prompts no trailing one; the two are always joined by one space.
+    """
+
+    prompt: str
+    subject: str
+    target_new: str
+    target_true: str
+    relation: str = ""
+
+    @property
+    def text(self) -> str:
+        """The edit prompt with the subject filled in."""
+        return self.prompt.replace(PLACE, self.subject, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt that is asked after an edit.
+
+    Args:
+        prompt: The complete text, subject filled in, without a trailing space.
+        answer: The gold answer where the data set has one.
+        tag: A label that splits results further, for example ``held_out``.
+    """
+
+    prompt: str
+    answer: str | None = None
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A request and everything that is asked about it.
+
+    Args:
+        case_id: Unique in its data set, stable between versions of it.
+        request: The fact to write.
+        paraphrases: The same fact in other words; the right answer after the edit is ``target_new``.
+        neighborhood: Other subjects whose true object is ``target_true`` (``answer`` where it differs).
+        relation_specific: The same subject, other relations; ``answer`` is the gold object where known.
+        instructions: The fact as a bare question or instruction, before any chat template.
+        generation: Prompts for free text about the subject.
+    """
+
+    case_id: str
+    request: Request
+    paraphrases: tuple[Probe, ...] = ()
+    neighborhood: tuple[Probe, ...] = ()
+    relation_specific: tuple[Probe, ...] = ()
+    instructions: tuple[Probe, ...] = ()
+    generation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Loaded, validated cases with what identifies them.
+
+    Args:
+        name: As in the configuration.
+        cases: In a fixed order.
+        fingerprint: SHA-256 of the file the cases were read from.
+        source: The path or address, for people.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    fingerprint: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditUnit:
+    """The cases that are written together: one, the facts of one subject, or a batch."""
+
+    unit_id: str
+    cases: tuple[Case, ...]
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The requests of the unit, in the order of its cases."""
+        return tuple(case.request for case in self.cases)

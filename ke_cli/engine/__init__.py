@@ -1,0 +1,1 @@
+"""What every editor and metric computes with: knows torch, knows no method."""

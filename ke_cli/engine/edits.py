@@ -1,0 +1,212 @@
+"""An edit is a value, not a mutation: low-rank pairs per weight, attached to rows of a batch, merged, or saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ke_cli.models.editable import EditableModel
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The weight change ``left @ right`` of one projection.
+
+    Args:
+        left: ``[d_out, r]``, float32 or better.
+        right: ``[r, d_in]``.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def delta(self) -> Tensor:
+        """The change as a matrix ``[d_out, d_in]``."""
+        return self.left @ self.right
+
+    def norm(self) -> float:
+        """Frobenius norm of the change, from the pair alone (``[r, r]`` products)."""
+        gram = (self.left.T @ self.left) * (self.right @ self.right.T)
+        return math.sqrt(max(0.0, float(gram.sum())))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A weight change ``[d_out, d_in]`` that is not low-rank (fine-tuning)."""
+
+    matrix: Tensor
+
+    def delta(self) -> Tensor:
+        """The change as a matrix ``[d_out, d_in]``."""
+        return self.matrix
+
+    def norm(self) -> float:
+        """Frobenius norm of the change."""
+        return math.sqrt(float(self.matrix.double().square().sum()))
+
+
+Update = LowRank | Dense
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What an editor returns: one update per touched projection, nothing else of the model.
+
+    Args:
+        updates: Module name of the projection to its update; empty for the unedited model.
+        info: Plain numbers about how the edit came about (loss, steps), kept in the results.
+    """
+
+    updates: Mapping[str, Update]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether the edit shares large batches with other edits at no cost in memory."""
+        return all(isinstance(update, LowRank) for update in self.updates.values())
+
+    @property
+    def norm(self) -> float:
+        """Frobenius norm over all touched projections."""
+        return math.sqrt(sum(update.norm() ** 2 for update in self.updates.values()))
+
+    @property
+    def rank(self) -> int:
+        """Largest rank over the touched projections (the full width for dense updates, 0 for no edit)."""
+        ranks = [u.left.shape[1] if isinstance(u, LowRank) else min(u.matrix.shape) for u in self.updates.values()]
+        return max(ranks, default=0)
+
+    def is_finite(self) -> bool:
+        """Whether every number of the edit is finite."""
+        return all(bool(torch.isfinite(t).all()) for u in self.updates.values() for t in _tensors(u).values())
+
+
+NO_EDIT = Edit({})
+
+
+@contextmanager
+def attached(model: EditableModel, edits: Sequence[Edit], rows: Tensor | Sequence[int]) -> Iterator[None]:
+    """Let row ``b`` of every forward pass inside the context run with ``edits[rows[b]]``.
+
+    The weights are not touched. Rows with dense edits carry a full matrix each, so keep those batches small.
+
+    Args:
+        model: The model.
+        edits: The edits of the batch.
+        rows: ``[b]`` index into ``edits`` for each row.
+    """
+    names = dict.fromkeys(name for edit in edits for name in edit.updates)
+    with ExitStack() as stack:
+        for name in names:
+            updates = [edit.updates.get(name) for edit in edits]
+            add = _addition(updates, torch.as_tensor(rows, device=model.device))
+            handle = model.hf.get_submodule(name).register_forward_hook(
+                lambda _module, args, output, add=add: output + add(args[0]).to(output.dtype)
+            )
+            stack.callback(handle.remove)
+        yield
+
+
+def _addition(updates: Sequence[Update | None], rows: Tensor) -> Any:
+    """Return the function ``x [b, t, d_in] -> Delta x [b, t, d_out]`` for one projection."""
+    if len(updates) == 1 and updates[0] is not None:
+        only = updates[0]
+        if isinstance(only, Dense):
+            return lambda x: x.to(only.matrix.dtype) @ only.matrix.T
+        return lambda x: (x.to(only.right.dtype) @ only.right.T) @ only.left.T
+    if any(isinstance(update, Dense) for update in updates):
+        transposed = _stack_dense(updates)[rows]  # [b, d_in, d_out]
+        return lambda x: x.to(transposed.dtype) @ transposed
+    left, right = _stack([u for u in updates if isinstance(u, LowRank) or u is None])
+    left_rows, right_rows = left[rows], right[rows]  # [b, r, d_out], [b, d_in, r]
+    return lambda x: (x.to(left.dtype) @ right_rows) @ left_rows
+
+
+def _stack_dense(updates: Sequence[Update | None]) -> Tensor:
+    """All changes as matrices ``[e, d_in, d_out]``: for few rows or small models only."""
+    like = next(u.delta() for u in updates if u is not None)
+    return torch.stack([torch.zeros_like(like) if u is None else u.delta() for u in updates]).mT
+
+
+def _stack(updates: Sequence[LowRank | None]) -> tuple[Tensor, Tensor]:
+    """Pad the pairs to one rank with zeros: ``[e, r, d_out]`` and ``[e, d_in, r]``."""
+    present = [u for u in updates if u is not None]
+    rank = max(u.left.shape[1] for u in present)
+    like = present[0]
+    left = like.left.new_zeros(len(updates), rank, like.left.shape[0])
+    right = like.right.new_zeros(len(updates), like.right.shape[1], rank)
+    for index, update in enumerate(updates):
+        if update is not None:
+            left[index, : update.left.shape[1]] = update.left.T
+            right[index, :, : update.right.shape[0]] = update.right.T
+    return left, right
+
+
+@contextmanager
+def merged(model: EditableModel, edit: Edit) -> Iterator[None]:
+    """Write ``edit`` into the weights inside the context; the old weights come back bit-exact."""
+    kept = {name: model.weight(name).clone() for name in edit.updates}
+    try:
+        with torch.no_grad():
+            for name, update in edit.updates.items():
+                weight = model.weight(name)
+                weight.copy_((weight.to(update.delta().dtype) + update.delta()).to(weight.dtype))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, old in kept.items():
+                model.weight(name).copy_(old)
+
+
+def sum_of(first: Edit, second: Edit) -> Edit:
+    """The edit that makes both changes; low-rank pairs are put side by side, so ranks add."""
+    updates: dict[str, Update] = dict(first.updates)
+    for name, update in second.updates.items():
+        updates[name] = _sum(updates[name], update) if name in updates else update
+    return Edit(updates, {**first.info, **second.info})
+
+
+def _sum(a: Update, b: Update) -> Update:
+    if isinstance(a, LowRank) and isinstance(b, LowRank):
+        return LowRank(torch.cat([a.left, b.left], dim=1), torch.cat([a.right, b.right], dim=0))
+    return Dense(a.delta() + b.delta())
+
+
+def save_edit(edit: Edit, path: Path) -> None:
+    """Write an edit as safetensors: ``<module>::left``, ``<module>::right`` or ``<module>::dense``."""
+    tensors = {
+        f"{name}::{part}": tensor.detach().cpu().contiguous()
+        for name, update in edit.updates.items()
+        for part, tensor in _tensors(update).items()
+    }
+    save_file(tensors, path, metadata={"format": "ke-run-edit-1", "info": json.dumps(dict(edit.info))})
+
+
+def load_edit(path: Path) -> Edit:
+    """Read what `save_edit` wrote."""
+    with safe_open(path, framework="pt") as file:
+        info = json.loads((file.metadata() or {}).get("info", "{}"))
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    updates: dict[str, Update] = {}
+    for name in dict.fromkeys(key.split("::")[0] for key in tensors):
+        if f"{name}::dense" in tensors:
+            updates[name] = Dense(tensors[f"{name}::dense"])
+        else:
+            updates[name] = LowRank(tensors[f"{name}::left"], tensors[f"{name}::right"])
+    return Edit(updates, info)
+
+
+def _tensors(update: Update) -> dict[str, Tensor]:
+    if isinstance(update, Dense):
+        return {"dense": update.matrix}
+    return {"left": update.left, "right": update.right}

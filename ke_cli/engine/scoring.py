@@ -1,0 +1,204 @@
+"""Answering queries: teacher-forced scores, most likely tokens and greedy text, for many edits in one batch.
+
+Rows are shared: a prompt that is asked with two targets of one token each is one row, and a row that begins another
+is read off the longer one (causality). Logits are computed only where something is scored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ke_cli.engine.batching import by_length, halving
+from ke_cli.engine.edits import Edit, attached
+from ke_cli.engine.forward import Padded, gathered_logits, run
+from ke_cli.engine.generation import greedy
+from ke_cli.engine.queries import (
+    Answer,
+    Generation,
+    InstructionQuery,
+    Query,
+    Score,
+    TargetQuery,
+    TokenQuery,
+    TopTokens,
+    TopTokensQuery,
+)
+from ke_cli.engine.tokens import continuation, encode
+from ke_cli.models.editable import EditableModel
+
+Scored = TargetQuery | TokenQuery | TopTokensQuery
+QUESTION = "Question: {}\nAnswer:"
+"""How an instruction is asked where the tokenizer has no chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """One logit row: after ``ids`` (with edit ``edit``), which tokens to score, how many top tokens to list."""
+
+    edit: int
+    ids: tuple[int, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is read off one logit row: NLL and arg-max flag of ``token``, or the ``k`` most likely tokens."""
+
+    token: int = -1
+    k: int = 0
+
+
+def answer(
+    model: EditableModel, questions: Sequence[Sequence[Query]], edits: Sequence[Edit], *, budget: int
+) -> list[dict[Query, Answer]]:
+    """Answer the queries of each edit with that edit attached.
+
+    Args:
+        model: The model.
+        questions: ``questions[e]`` are asked with ``edits[e]`` attached; repeated queries cost nothing.
+        edits: One per list of questions. Low-rank edits share batches, dense ones run one after another.
+        budget: Tokens per batch.
+
+    Returns:
+        One mapping per edit.
+    """
+    if all(edit.is_low_rank for edit in edits):
+        return _answer_together(model, questions, edits, budget)
+    return [_answer_together(model, [asked], [edit], budget)[0] for asked, edit in zip(questions, edits, strict=True)]
+
+
+def _answer_together(
+    model: EditableModel, questions: Sequence[Sequence[Query]], edits: Sequence[Edit], budget: int
+) -> list[dict[Query, Answer]]:
+    asked = [(edit, query) for edit, queries in enumerate(questions) for query in dict.fromkeys(queries)]
+    answers: list[dict[Query, Answer]] = [{} for _ in questions]
+    scored = [(edit, query) for edit, query in asked if not isinstance(query, InstructionQuery)]
+    results = _scores(model, scored, edits, budget)
+    for (edit, asked_query), result in zip(scored, results, strict=True):
+        answers[edit][asked_query] = result
+    by_limit: dict[int, list[tuple[int, InstructionQuery]]] = defaultdict(list)
+    for edit, query in asked:
+        if isinstance(query, InstructionQuery):
+            by_limit[query.max_new_tokens].append((edit, query))
+    for limit, instructions in by_limit.items():
+        rows = [(instruction_ids(model, query.question), edit) for edit, query in instructions]
+        for (edit, instruction), ids in zip(instructions, greedy(model, rows, edits, limit, budget), strict=True):
+            answers[edit][instruction] = Generation(model.tokenizer.decode(ids, skip_special_tokens=True))
+    return answers
+
+
+def instruction_ids(model: EditableModel, question: str) -> tuple[int, ...]:
+    """Token ids of an instruction in the tokenizer's chat template, or in ``Question: ... Answer:`` form."""
+    tokenizer = model.tokenizer
+    if not tokenizer.chat_template:
+        return encode(tokenizer, QUESTION.format(question)).ids
+    turns = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _scores(
+    model: EditableModel, asked: Sequence[tuple[int, Scored]], edits: Sequence[Edit], budget: int
+) -> list[Score | TopTokens]:
+    plans = [_plan(model, edit, query) for edit, query in asked]
+    wants: dict[_Want, dict[_Read, None]] = defaultdict(dict)
+    for plan in plans:
+        for want, read in plan:
+            wants[want][read] = None
+    results = _read_rows(model, {want: list(reads) for want, reads in wants.items()}, edits, budget)
+    return [
+        _assemble(model, query, [results[step] for step in plan]) for (_, query), plan in zip(asked, plans, strict=True)
+    ]
+
+
+def _plan(model: EditableModel, edit: int, query: Scored) -> list[tuple[_Want, _Read]]:
+    """Which logit rows a query needs, in the order of its target's tokens."""
+    if isinstance(query, TargetQuery):
+        tokens = continuation(model.tokenizer, query.prompt, query.target)
+        pairs = zip(tokens.positions, tokens.targets, strict=True)
+        return [(_Want(edit, tokens.ids[: tokens.positions[-1] + 1], p), _Read(token=t)) for p, t in pairs]
+    ids = encode(model.tokenizer, query.prompt).ids
+    read = _Read(token=query.token) if isinstance(query, TokenQuery) else _Read(k=query.k)
+    return [(_Want(edit, ids, len(ids) - 1), read)]
+
+
+_Result = tuple[float, bool] | tuple[list[int], list[float]]
+
+
+def _assemble(model: EditableModel, query: Scored, results: Sequence[_Result]) -> Score | TopTokens:
+    if isinstance(query, TopTokensQuery):
+        ids, nlls = results[0]
+        assert isinstance(ids, list) and isinstance(nlls, list)
+        return TopTokens(tuple(ids), tuple(model.tokenizer.decode([token]) for token in ids), tuple(nlls))
+    return Score(tuple(float(nll) for nll, _ in results), tuple(bool(hit) for _, hit in results))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _read_rows(
+    model: EditableModel, wants: dict[_Want, list[_Read]], edits: Sequence[Edit], budget: int
+) -> dict[tuple[_Want, _Read], _Result]:
+    rows = _longest_rows(wants)
+    results: dict[tuple[_Want, _Read], _Result] = {}
+    keys = list(rows)
+    for batch in by_length([len(ids) for _, ids in keys], budget):
+        part = [(key, [(want, wants[want]) for want in rows[key]]) for key in (keys[index] for index in batch)]
+        for found in halving(lambda some: _read_batch(model, some, edits), part):
+            results.update(found)
+    return results
+
+
+_Key = tuple[int, tuple[int, ...]]
+_Rows = Sequence[tuple[_Key, list[tuple[_Want, list[_Read]]]]]
+
+
+def _longest_rows(wants: dict[_Want, list[_Read]]) -> dict[_Key, list[_Want]]:
+    """Rows that must run: of rows where one begins the other, only the longer (sorted order puts them side by side)."""
+    rows: dict[_Key, list[_Want]] = {}
+    keys = sorted({(want.edit, want.ids) for want in wants}, reverse=True)
+    home: dict[_Key, _Key] = {}
+    last: _Key | None = None
+    for key in keys:
+        begins = last is not None and last[0] == key[0] and last[1][: len(key[1])] == key[1]
+        home[key] = last if begins and last is not None else key
+        last = home[key]
+    for want in wants:
+        rows.setdefault(home[want.edit, want.ids], []).append(want)
+    return rows
+
+
+def _read_batch(model: EditableModel, rows: _Rows, edits: Sequence[Edit]) -> list[dict[tuple[_Want, _Read], _Result]]:
+    padded = Padded.of([ids for (_, ids), _ in rows], model.device)
+    spots = [(b, want, reads) for b, (_, entries) in enumerate(rows) for want, reads in entries]
+    which = torch.tensor([b for b, _, _ in spots], device=model.device)
+    where = torch.tensor([want.position for _, want, _ in spots], device=model.device)
+    attach = attached(model, edits, [edit for (edit, _), _ in rows]) if edits else nullcontext()
+    with attach:
+        logits = gathered_logits(model, which, where, lambda: run(model, padded))
+    log_probabilities = F.log_softmax(logits, dim=-1)  # [n, V]
+    results: list[dict[tuple[_Want, _Read], _Result]] = [{} for _ in rows]
+    owners = [(n, b, want, read) for n, (b, want, reads) in enumerate(spots) for read in reads]
+    for (_, b, want, read), value in zip(owners, _read_values(log_probabilities, owners), strict=True):
+        results[b][want, read] = value
+    return results
+
+
+def _read_values(log_probabilities: torch.Tensor, owners: Sequence[tuple[int, int, _Want, _Read]]) -> list[_Result]:
+    """Read tokens and top tokens off ``[n, V]`` log-probabilities with a few transfers for the whole batch."""
+    best = log_probabilities.argmax(dim=-1)
+    rows = torch.tensor([n for n, *_ in owners], device=best.device)
+    tokens = torch.tensor([max(read.token, 0) for *_, read in owners], device=best.device)
+    nlls = (-log_probabilities[rows, tokens]).tolist()
+    hits = (best[rows] == tokens).tolist()
+    values: list[_Result] = []
+    k_max = max((read.k for *_, read in owners), default=0)
+    top = log_probabilities.topk(min(k_max, log_probabilities.shape[-1]), dim=-1) if k_max else None
+    top_ids, top_values = (top.indices.tolist(), (-top.values).tolist()) if top is not None else ([], [])
+    for (n, _, _, read), nll, hit in zip(owners, nlls, hits, strict=True):
+        values.append((top_ids[n][: read.k], top_values[n][: read.k]) if read.k else (nll, hit))
+    return values

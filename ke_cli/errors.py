@@ -1,0 +1,55 @@
+"""The one error type that users see: what is wrong, where, what is allowed, what to type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A problem the user can solve; the command line prints it without a traceback.
+
+    Args:
+        what: One sentence that names the problem.
+        where: The file, record, field or override it was found in.
+        allowed: What would have been accepted.
+        hint: What to type, or to do, next.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        allowed: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what, self.where, self.allowed, self.hint = what, where, allowed, hint
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """Return the message as the lines that are printed."""
+        parts = [
+            self.what,
+            f"  where:   {self.where}" if self.where else "",
+            f"  allowed: {self.allowed}" if self.allowed else "",
+            f"  try:     {self.hint}" if self.hint else "",
+        ]
+        return "\n".join(part for part in parts if part)
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str | None:
+    """Return ``did you mean 'x'?`` for the known name nearest to ``given``, or None."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else None
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str], where: str | None = None) -> UserError:
+    """Build the error for a name that no registry or configuration group has."""
+    names = sorted(known)
+    return UserError(
+        f"unknown {kind} {given!r}",
+        where=where,
+        allowed=", ".join(names) or "(none found)",
+        hint=did_you_mean(given, names),
+    )

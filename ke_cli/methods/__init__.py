@@ -1,0 +1,1 @@
+"""Editors: one file per family, the mathematics of the papers."""

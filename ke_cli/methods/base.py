@@ -1,0 +1,149 @@
+"""The contract of an editor, and what almost all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from ke_cli.data.types import EditUnit, Request
+from ke_cli.engine.edits import Edit
+from ke_cli.engine.value import EssenceRow, Objective
+from ke_cli.engine.workbench import ContextSpec, Workbench
+from ke_cli.errors import UserError
+from ke_cli.methods.rows import Essence, essence_row
+from ke_cli.models.editable import EditableModel
+
+Layers = tuple[int | float, ...]
+"""Layer numbers, or fractions of the model's depth (a rule of thumb where no published number exists)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editor(ABC):
+    """An editor is its hyper-parameters and a function from units to edits; it keeps no state.
+
+    Attributes:
+        holds_subject: Whether several facts of one subject can be kept apart in one unit.
+    """
+
+    holds_subject: ClassVar[bool] = True
+
+    @abstractmethod
+    def edit(self, bench: Workbench, units: Sequence[EditUnit]) -> list[Edit]:
+        """Compute one independent edit per unit, all of them together. Nothing is written into the model.
+
+        Args:
+            bench: The model with its statistics and context templates.
+            units: The requests that are written together, unit by unit.
+
+        Returns:
+            One `Edit` per unit, in order.
+        """
+
+    def covariance_layers(self, depth: int) -> list[int]:
+        """Layers whose covariance the editor will ask for, so that they can be computed in one pass."""
+        return []
+
+    def edited_layers(self, depth: int) -> list[int]:
+        """Layers whose down-projection the editor writes to."""
+        return []
+
+    def context(self) -> ContextSpec | None:
+        """The context templates the editor uses, if any."""
+        return None
+
+
+def resolve_layers(layers: Layers, depth: int) -> list[int]:
+    """Turn numbers and fractions into layer numbers, ascending and without repetition.
+
+    Args:
+        layers: Integers, or fractions in ``[0, 1)`` of the depth.
+        depth: Number of decoder layers.
+
+    Raises:
+        UserError: If a layer does not exist.
+    """
+    found = sorted({int(layer * depth) if isinstance(layer, float) else layer for layer in layers})
+    wrong = [layer for layer in found if not 0 <= layer < depth]
+    if wrong or not found:
+        raise UserError(
+            f"the model has no layer {', '.join(map(str, wrong))}" if wrong else "no layer to edit is given",
+            where="method.layers",
+            allowed=f"0 to {depth - 1}, or fractions of the depth such as 0.5",
+            hint=f"method.layers=[{depth // 2}]",
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueEditor(Editor):
+    """An editor that optimises a value vector (all but fine-tuning).
+
+    Args:
+        layers: Edited layers.
+        steps: Evaluations of the loss.
+        lr: Adam's step size.
+        threshold: Loss (nats) under which the optimisation ends.
+        clamp: Bound of ``||delta||`` in units of ``||v_init||``.
+        kl_factor: Weight of the essence row.
+        weight_decay: Weight of ``||delta|| / ||v_init||^2``.
+        essence_read: Token at which the essence row's distribution is kept: the ``lookup`` position, as all
+            published programs do, or the ``last`` one, as the papers describe it.
+        context_prefixes: Groups ``[first word, tokens, number]`` of sampled prefixes.
+        context_seed: Seed of their sampling.
+    """
+
+    layers: Layers
+    steps: int
+    lr: float
+    threshold: float
+    clamp: float
+    kl_factor: float
+    weight_decay: float
+    essence_read: Literal["lookup", "last"]
+    context_prefixes: tuple[tuple[str, int, int], ...]
+    context_seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        check_positive(self, "steps", "lr", "clamp")
+        check_not_negative(self, "kl_factor", "weight_decay")
+
+    def essence(self, tokenizer: Any, request: Request, where: Essence = "subject") -> EssenceRow:
+        """The essence row of a request."""
+        return essence_row(tokenizer, request, where, self.essence_read)
+
+    @property
+    def objective(self) -> Objective:
+        """The shared hyper-parameters as the engine takes them."""
+        return Objective(
+            steps=self.steps,
+            lr=self.lr,
+            threshold=self.threshold,
+            clamp=self.clamp,
+            kl_factor=self.kl_factor,
+            weight_decay=self.weight_decay,
+        )
+
+    def edited_layers(self, depth: int) -> list[int]:
+        """The configured layers as numbers."""
+        return resolve_layers(self.layers, depth)
+
+    def context(self) -> ContextSpec:
+        """The configured context templates."""
+        return ContextSpec(groups=self.context_prefixes, seed=self.context_seed)
+
+
+def check_positive(editor: object, *names: str) -> None:
+    """Raise ValueError if one of the named numbers is not above zero."""
+    for name in names:
+        if not getattr(editor, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(editor, name)}")
+
+
+def check_not_negative(editor: object, *names: str) -> None:
+    """Raise ValueError if one of the named numbers is below zero."""
+    for name in names:
+        if getattr(editor, name) < 0:
+            raise ValueError(f"{name} must not be below 0, got {getattr(editor, name)}")

@@ -1,0 +1,140 @@
+"""RETS: relation-focused editing with a subject constraint (arXiv 2408.11455).
+
+ROME's rank-one update at the *last token of the prompt* in a middle-late layer, with the second moment
+
+    C = C_text + C_sub,   C_sub = sum over N reference prompts of k_i k_i^T   (not divided by N)
+
+where ``k_i`` is the key at the last token of an un-prefixed prompt of the benchmark: the closed form of "keep the
+values of other subjects at the last relation token".
+
+The published code includes the edited prompt itself in ``C_sub``; its key also stands in the denominator of the update,
+which drives ``k . u`` towards zero and blows the update up when prompts are few. Here the edited prompts are left out
+unless ``own_prompts`` is set. In the essence row the whole prompt plays the subject, as in the published code
+(``essence_at: prompt``); it thus holds on to the very distribution that is to be changed. ``subject`` avoids that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ke_cli.data.types import EditUnit, Request
+from ke_cli.engine.covariance import Covariance
+from ke_cli.engine.edits import NO_EDIT, Edit, sum_of
+from ke_cli.engine.reading import Site, Token, read
+from ke_cli.engine.tokens import encode
+from ke_cli.engine.value import Problem, optimise
+from ke_cli.engine.workbench import Workbench
+from ke_cli.errors import UserError
+from ke_cli.methods.base import ValueEditor
+from ke_cli.methods.rome import rank_one, template_keys, update_directions
+from ke_cli.methods.rows import Essence, target_rows
+from ke_cli.models.editable import EditableModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rets(ValueEditor):
+    """Rank-one editing at the last prompt token under a subject constraint.
+
+    Args:
+        origin_mom: Whether ``C_text`` is part of ``C``.
+        subject_const: Whether ``C_sub`` is part of ``C``.
+        own_prompts: Whether the edited prompts count among the reference prompts (published behaviour).
+        reference_prompts: At most this many reference prompts of the data set; null takes all.
+        essence_at: Where the value is added in the essence row.
+    """
+
+    origin_mom: bool
+    subject_const: bool
+    own_prompts: bool
+    reference_prompts: int | None
+    essence_at: Essence
+
+    def __post_init__(self) -> None:
+        """Refuse a constraint made of nothing."""
+        super().__post_init__()
+        if not (self.origin_mom or self.subject_const):
+            raise ValueError("one of origin_mom and subject_const must be true, got neither")
+
+    def covariance_layers(self, depth: int) -> list[int]:
+        """The edited layers, if the text's covariance is used."""
+        return self.edited_layers(depth) if self.origin_mom else []
+
+    def edit(self, bench: Workbench, units: Sequence[EditUnit]) -> list[Edit]:
+        """Write the facts of a unit one after another, each seeing the earlier writes; all units together."""
+        edits = [NO_EDIT] * len(units)
+        for layer in self.edited_layers(bench.model.n_layers):
+            references = self._reference_keys(bench, layer)
+            for turn in range(max(len(unit.requests) for unit in units)):
+                members = [i for i, unit in enumerate(units) if len(unit.requests) > turn]
+                written = self._write(bench, layer, [units[i] for i in members], turn, edits, members, references)
+                for i, edit in zip(members, written, strict=True):
+                    edits[i] = sum_of(edits[i], edit)
+        return edits
+
+    def _write(
+        self,
+        bench: Workbench,
+        layer: int,
+        units: Sequence[EditUnit],
+        turn: int,
+        edits: Sequence[Edit],
+        members: Sequence[int],
+        references: dict[str, Tensor],
+    ) -> list[Edit]:
+        before = [edits[i] for i in members]
+        requests = [unit.requests[turn] for unit in units]
+        problems = [self._problem(bench, request, edit) for request, edit in zip(requests, before, strict=True)]
+        solutions = optimise(bench.model, problems, self.objective, layer, "mlp", budget=bench.budget)
+        templates = bench.templates(self.context())
+        keys = template_keys(bench, layer, requests, before, templates, "prompt_last")  # [n, t, m]
+        written = []
+        constraint = self._constraint(bench, layer, references)
+        for unit, solution, own in zip(units, solutions, keys, strict=True):
+            left_out = [] if self.own_prompts else [references[r.text] for r in unit.requests if r.text in references]
+            direction = update_directions(own.mean(dim=0)[None], without(constraint, left_out))[0]  # [m]
+            written.append(rank_one(bench.model, layer, solution.delta, own[0], direction, losses=solution.losses))
+        return written
+
+    def _problem(self, bench: Workbench, request: Request, edit: Edit) -> Problem:
+        tokenizer, templates = bench.model.tokenizer, bench.templates(self.context())
+        rows = target_rows(tokenizer, request, templates, "prompt_last")
+        return Problem((*rows, self.essence(tokenizer, request, self.essence_at)), edit=edit)
+
+    def _reference_keys(self, bench: Workbench, layer: int) -> dict[str, Tensor]:
+        """Key ``[m]`` at the last token of every reference prompt, in float64."""
+        if not self.subject_const:
+            return {}
+        texts = list(dict.fromkeys(bench.reference_prompts))[: self.reference_prompts]
+        if not texts:
+            raise UserError("RETS needs reference prompts", where="dataset", hint="method.subject_const=false")
+        rows = [encode(bench.model.tokenizer, text).ids for text in texts]
+        site = Site(bench.model.projection_name(layer), "input")
+        keys = read(bench.model, [Token(ids, len(ids) - 1) for ids in rows], [site], budget=bench.budget)[site]
+        return dict(zip(texts, keys.double(), strict=True))
+
+    def _constraint(self, bench: Workbench, layer: int, references: dict[str, Tensor]) -> Covariance:
+        """``C = C_text + C_sub`` with all reference prompts in it."""
+        name = f"second moment of RETS at layer {layer}"
+        if not references:
+            return bench.covariances([layer])[layer]
+        reference = gram(list(references.values()))
+        if not self.origin_mom:
+            return Covariance(reference, name)
+        return bench.covariances([layer])[layer].plus(reference, name)
+
+
+def gram(keys: Sequence[Tensor]) -> Tensor:
+    """``sum of k k^T`` ``[m, m]`` over keys ``[m]``."""
+    stacked = torch.stack(list(keys))  # [n, m]
+    return stacked.T @ stacked
+
+
+def without(constraint: Covariance, keys: list[Tensor]) -> Covariance:
+    """The second moment without some of the keys ``[m]`` that were summed into it."""
+    if not keys:
+        return constraint
+    return Covariance(constraint.matrix.double() - gram(keys), constraint.name)

@@ -1,0 +1,1 @@
+"""Metrics: from raw scores to named, versioned numbers."""

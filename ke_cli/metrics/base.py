@@ -1,0 +1,85 @@
+"""The contract of a metric: what it asks before and after an edit, and the columns it fills."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ke_cli.data.types import Case
+from ke_cli.engine.queries import Answers, Query
+
+Direction = Literal["up", "down"]
+Values = Mapping[str, float | None]
+"""Column name to value in [0, 1] (or the column's own scale); None where the case has no such prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One number per case.
+
+    Args:
+        name: Key in the results, for example ``efficacy``.
+        title: Heading in tables.
+        direction: Whether up or down is better.
+        scale: Factor applied when shown (100 for shares).
+    """
+
+    name: str
+    title: str
+    direction: Direction = "up"
+    scale: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A column computed from the *means* of others over all cases (or, for ``all_in_unit``, per unit).
+
+    Args:
+        name: Key in tables.
+        title: Heading in tables.
+        kind: ``harmonic`` or ``arithmetic`` mean of the columns ``of``; ``all_in_unit`` is the share of
+            units in which every case has the full value 1 in the (single) column ``of``.
+        of: Names of the source columns; those not measured in a run are left out of a mean.
+        direction: Whether up or down is better.
+        scale: Factor applied when shown.
+    """
+
+    name: str
+    title: str
+    kind: Literal["harmonic", "arithmetic", "all_in_unit"]
+    of: tuple[str, ...]
+    direction: Direction = "up"
+    scale: float = 100.0
+
+
+class Metric(Protocol):
+    """From raw answers to named numbers. One file per family in this folder, one YAML in ``conf/metrics``.
+
+    ``version`` rises whenever a number could change; it is part of a run's identity.
+    """
+
+    name: str
+    version: int
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """The columns that `measure` fills for every case."""
+        ...
+
+    @property
+    def derived(self) -> Sequence[Derived]:
+        """Columns computed from the means of others."""
+        ...
+
+    def before(self, case: Case) -> Sequence[Query]:
+        """What to ask the unedited model."""
+        ...
+
+    def after(self, case: Case, before: Answers) -> Sequence[Query]:
+        """What to ask the edited model, given the answers of the unedited one."""
+        ...
+
+    def measure(self, case: Case, before: Answers, after: Answers) -> Values:
+        """Turn the answers into one value per column."""
+        ...

@@ -1,0 +1,1 @@
+"""Models: loading, and where each architecture keeps its projections."""

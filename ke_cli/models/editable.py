@@ -1,0 +1,89 @@
+"""A loaded causal language model with the names and numbers that editing needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ke_cli.models.architectures import Architecture, architecture_of
+
+
+@dataclass(frozen=True, eq=False)
+class EditableModel:
+    """A frozen Hugging Face causal language model, its tokenizer, and where its projections are.
+
+    Notation: ``d`` hidden width, ``m`` MLP width.
+
+    Args:
+        name: As in the configuration.
+        hf: The model, in evaluation mode, no parameter requiring a gradient.
+        tokenizer: A fast tokenizer (character offsets are needed).
+        architecture: Where layers and down-projections are.
+        fingerprint: SHA-256 over the weights, configuration and tokenizer files.
+    """
+
+    name: str
+    hf: nn.Module
+    tokenizer: Any
+    architecture: Architecture
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, hf: Any, tokenizer: Any, fingerprint: str) -> EditableModel:
+        """Freeze ``hf`` and look up its architecture."""
+        hf.eval().requires_grad_(False)
+        config = hf.config.get_text_config()
+        found = architecture_of(hf, config.model_type, config.num_hidden_layers, config.hidden_size)
+        return cls(name, hf, tokenizer, found, fingerprint)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration of the text model."""
+        return self.hf.config.get_text_config()  # type: ignore[operator, union-attr]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def width(self) -> int:
+        """Hidden width ``d``."""
+        return int(self.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return self.hf.get_input_embeddings().weight.device  # type: ignore[operator, no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
+        return self.hf.dtype  # type: ignore[return-value]
+
+    def layer(self, layer: int) -> nn.Module:
+        """The decoder layer ``layer``; its output is the residual stream ``[b, t, d]``."""
+        return self.hf.get_submodule(self.architecture.layer.format(layer))
+
+    def projection_name(self, layer: int) -> str:
+        """Module name of the MLP down-projection of ``layer``."""
+        return self.architecture.projection(layer)
+
+    def projection(self, layer: int) -> nn.Module:
+        """The MLP down-projection of ``layer``: key ``[..., m]`` to value ``[..., d]``."""
+        return self.hf.get_submodule(self.projection_name(layer))
+
+    def weight(self, module_name: str) -> Tensor:
+        """The weight of a projection as ``[d_out, d_in]`` (a view; transposed where stored the other way)."""
+        module = self.hf.get_submodule(module_name)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return weight.T if isinstance(module, Conv1D) else weight
+
+    @property
+    def head(self) -> nn.Module:
+        """The module that turns hidden states ``[..., d]`` into logits ``[..., V]``."""
+        return self.hf.get_output_embeddings()  # type: ignore[operator, no-any-return]

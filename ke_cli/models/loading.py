@@ -1,0 +1,204 @@
+"""Loading causal language models: hub ids, local folders, and the bundled ones, all through the same code."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ke_cli.errors import UserError
+from ke_cli.models.editable import EditableModel
+from ke_cli.models.fingerprint import fingerprint
+
+BUNDLED = "bundled:"
+"""Prefix of a path that names a model folder inside the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where a model is and how it is to be held in memory.
+
+    Args:
+        name: As in the configuration.
+        path: Hub id, local folder, or ``bundled:<folder>``.
+        revision: Commit, tag or branch on the hub.
+        dtype: Of the weights in memory: float32, float64, bfloat16, float16.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device_map: Passed to transformers (needs accelerate); None loads on one device.
+        trust_remote_code: Whether code that comes with the weights may run.
+    """
+
+    name: str
+    path: str
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+    device_map: Any = None
+    trust_remote_code: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a hub id."""
+        if self.path.startswith(BUNDLED):
+            return Path(__file__).parent / self.path.removeprefix(BUNDLED)
+        local = Path(self.path).expanduser()
+        looks_local = local.exists() or self.path.startswith((".", "/", "~"))
+        return local if looks_local else None
+
+
+def check_folder(source: ModelSource) -> None:
+    """Look at a local model folder before anything is loaded.
+
+    Raises:
+        UserError: If the folder, its configuration, safetensors weights or tokenizer are missing.
+    """
+    folder = source.folder
+    if folder is None:
+        return
+    where = f"model.path={source.path}"
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no model folder {source.path!r}",
+            where=where,
+            allowed="a hub id (owner/name), or a folder with config.json, *.safetensors and a tokenizer",
+            hint="ke-run model.path=DIR",
+        )
+    missing = [what for what, present in _contents(folder).items() if not present]
+    if missing:
+        raise UserError(
+            f"the model folder lacks {' and '.join(missing)}",
+            where=f"{where} (has: {', '.join(sorted(p.name for p in folder.iterdir())[:12]) or 'nothing'})",
+            allowed="a folder written by save_pretrained of model and tokenizer, with safetensors weights",
+            hint="save model and tokenizer with transformers' save_pretrained(DIR)",
+        )
+
+
+def _contents(folder: Path) -> dict[str, bool]:
+    tokenizer = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+    return {
+        "config.json": (folder / "config.json").is_file(),
+        "safetensors weights (*.safetensors)": any(folder.glob("*.safetensors")),
+        "a tokenizer (tokenizer.json)": any((folder / name).is_file() for name in tokenizer),
+    }
+
+
+def text_config(source: ModelSource) -> dict[str, Any] | None:
+    """The text model's part of a local ``config.json``, without loading anything; None for a hub id.
+
+    Raises:
+        UserError: If the file cannot be read or is not a JSON object.
+    """
+    folder = source.folder
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"config.json cannot be read: {error}", where=f"model.path={source.path}") from error
+    if not isinstance(config, dict):
+        raise UserError("config.json is not a JSON object", where=f"model.path={source.path}")
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def depth_of(source: ModelSource) -> int | None:
+    """Number of decoder layers from a local ``config.json``; None if it does not say or is not local."""
+    config = text_config(source) or {}
+    depth = next((config[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in config), None)
+    return depth if isinstance(depth, int) else None
+
+
+def mlp_width_of(source: ModelSource) -> int | None:
+    """Width of the MLP from a local ``config.json``; None if it does not say or is not local."""
+    config = text_config(source) or {}
+    hidden = next((config[key] for key in ("hidden_size", "n_embd") if config.get(key)), 0)
+    width = next((config[key] for key in ("intermediate_size", "n_inner", "ffn_dim") if config.get(key)), 4 * hidden)
+    return int(width) or None
+
+
+def weight_bytes(source: ModelSource) -> int | None:
+    """Memory of the weights in the configured data type, from the headers of local files; None for a hub id."""
+    folder = source.folder
+    if folder is None:
+        return None
+    entries = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            entries += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return entries * getattr(torch, source.dtype).itemsize  # type: ignore[no-any-return]
+
+
+def load(source: ModelSource) -> EditableModel:
+    """Load model and tokenizer, frozen and in evaluation mode.
+
+    Raises:
+        UserError: If the folder is incomplete, the hub has no such model or cannot be reached, memory is too
+            small, or the tokenizer gives no character offsets.
+    """
+    check_folder(source)
+    folder = source.folder
+    place = str(folder) if folder is not None else source.path
+    common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **common)
+        hf = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=getattr(torch, source.dtype),
+            device_map=source.device_map,
+            use_safetensors=True,
+            **common,
+        )
+    except torch.OutOfMemoryError as error:
+        raise _too_big(source) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unloadable(source, error) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            "the tokenizer is a slow one and gives no character offsets",
+            where=f"model.path={source.path}",
+            hint="save a tokenizer.json beside the weights",
+        )
+    if source.device_map is None:
+        hf = _to_device(hf, source)
+    return EditableModel.of(source.name, hf, tokenizer, fingerprint(hf, folder))
+
+
+def _to_device(hf: Any, source: ModelSource) -> Any:
+    try:
+        return hf.to(device_of(source.device))
+    except torch.OutOfMemoryError as error:
+        raise _too_big(source) from error
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"the device {source.device!r} cannot be used: {error}", hint="device=cpu") from error
+
+
+def device_of(name: str) -> torch.device:
+    """The device that ``auto`` or a name stands for."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _too_big(source: ModelSource) -> UserError:
+    return UserError(
+        f"the model {source.name} does not fit into memory as {source.dtype}",
+        where=f"device={source.device}",
+        hint="model.dtype=bfloat16, model.device_map=auto (several GPUs), or a smaller model",
+    )
+
+
+def _unloadable(source: ModelSource, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"the model {source.name!r} cannot be loaded: {reason}",
+        where=f"model.path={source.path} (transformers {transformers.__version__})",
+        allowed="a hub id that can be reached and that you may read, or a complete local folder",
+        hint="model.path=DIR for a local copy; model.trust_remote_code=true only if you trust its code",
+    )

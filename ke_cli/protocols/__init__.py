@@ -1,0 +1,1 @@
+"""Protocols: which cases are written together."""

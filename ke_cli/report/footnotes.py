@@ -1,0 +1,101 @@
+"""What a reader must know to trust a table: on which cases, how sure, and what is not as it should be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from ke_cli.report.aggregate import Comparison
+from ke_cli.report.rows import Row, differing
+from ke_cli.report.statistics import LEVEL, RESAMPLES
+from ke_cli.results.reader import Run
+from ke_cli.results.record import printable
+
+
+def caption(comparison: Comparison, all_cases: bool, against: str) -> str:
+    """Return the sentences that say on how many cases the numbers stand and how the intervals were made."""
+    sentences = [
+        _on_cases(comparison, all_cases),
+        f"In brackets: {LEVEL:.0%} intervals from {_resampling(comparison)}.",
+    ]
+    if against:
+        sentences.append(f"Numbers with a sign are paired differences to {against}.")
+    return " ".join(sentences)
+
+
+def _on_cases(comparison: Comparison, all_cases: bool) -> str:
+    rows, used, total = len(comparison.rows), max(comparison.used), comparison.total
+    if all_cases and rows > 1:
+        return "Each row on all its own finished cases, which need not be the same."
+    if rows > 1:
+        return f"On the {used:,} cases common to all {rows} rows, of {total:,}."
+    return f"On {used:,} of {total:,} cases."
+
+
+def _resampling(comparison: Comparison) -> str:
+    whole_units = comparison.clusters < max(comparison.used)
+    what = f"{comparison.clusters:,} groups of cases edited together" if whole_units else "the cases"
+    return f"{RESAMPLES:,} bootstrap resamples of {what}"
+
+
+def footnotes(comparison: Comparison) -> Iterator[str]:
+    """Yield what is unusual about the rows of a table, most important first."""
+    if not any(comparison.used):
+        yield "No case is common to all rows: --all-cases shows each row on its own cases."
+    if names := comparison.mismatched:
+        yield (
+            f"{len(names):,} case(s) left out: the runs asked different prompts for them, "
+            f"for example {printable(names[0])}."
+        )
+    for row in comparison.rows:
+        yield from _unfinished(row)
+        yield from _failures(row)
+        if len(row.runs) > 1:
+            yield f"{row.label}: {len(row.runs)} runs are pooled."
+    yield from _versions(comparison)
+    yield from _other_settings(comparison)
+
+
+def _unfinished(row: Row) -> Iterator[str]:
+    for run in row.runs:
+        if not run.finished:
+            yield f"* {row.label}: {run.record.status}, {_progress(run)}."
+
+
+def _progress(run: Run) -> str:
+    of = f" of {run.record.total:,}" if run.record.total else ""
+    return f"{len(run.cases):,}{of} cases done"
+
+
+def _failures(row: Row) -> Iterator[str]:
+    errors = Counter(printable(case.error) or "no reason given" for run in row.runs for case in run.failed)
+    if errors:
+        (reason, _), *_ = errors.most_common(1)
+        yield f"{row.label}: {errors.total():,} case(s) failed, most often: {reason}"
+
+
+def _versions(comparison: Comparison) -> Iterator[str]:
+    versions: dict[str, dict[int, list[str]]] = {}
+    for row in comparison.rows:
+        for metric, version in (item for run in row.runs for item in run.record.versions.items()):
+            versions.setdefault(metric, {}).setdefault(version, []).append(row.label)
+    for metric, labels in versions.items():
+        if len(labels) > 1:
+            which = "; ".join(f"{version} ({', '.join(dict.fromkeys(rows))})" for version, rows in labels.items())
+            yield f"The versions of the metric {metric} differ, so its columns do not compare: {which}."
+
+
+def _other_settings(comparison: Comparison) -> Iterator[str]:
+    """Tell what the runs differ in, besides the method and what the labels already say."""
+    told = {key for row in comparison.rows for key, _ in row.values}
+    keys = differing([run for row in comparison.rows for run in row.runs])
+    others = [key for key in keys if key not in told and not key.startswith(("method.", "metrics."))]
+    if others:
+        yield f"The rows differ in more than the method: {', '.join(others)}."
+
+
+def without_cases(runs: Iterable[Run]) -> Iterator[str]:
+    """Yield a line for each run that cannot be in the table because it has finished no case."""
+    for run in runs:
+        failed = f", {len(run.failed):,} failed" if run.failed else ""
+        yield f"Not shown: {run.record.name} ({run.record.status}, no case finished{failed})."

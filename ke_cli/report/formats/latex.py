@@ -1,0 +1,77 @@
+"""Tables as LaTeX, with the rules of the booktabs package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from ke_cli.report.tables import Cell, Table, cell_texts
+from ke_cli.results.record import ColumnRecord
+
+_ESCAPES: Mapping[int, str] = MappingProxyType(
+    str.maketrans(
+        {
+            **{char: f"\\{char}" for char in "&%$#_{}"},
+            "\\": r"\textbackslash{}",
+            "~": r"\textasciitilde{}",
+            "^": r"\textasciicircum{}",
+            "<": r"\textless{}",
+            ">": r"\textgreater{}",
+            # At the start of a row a bracket would be read as an argument of the line break before it.
+            "[": "{[}",
+            "]": "{]}",
+            "\N{MIDDLE DOT}": r"$\cdot$",
+            "\N{EN DASH}": "--",
+        }
+    )
+)
+_ARROWS = MappingProxyType({"up": r"$\uparrow$", "down": r"$\downarrow$"})
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """Return one ``table`` environment per table, the best values bold."""
+    return "\n\n".join(_environment(table) for table in tables) + "\n"
+
+
+def _environment(table: Table) -> str:
+    notes = [f"\\par\\footnotesize {escaped(note)}" for note in table.footnotes]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escaped(table.title)}. {escaped(table.caption)}}}",
+        *(_tabular(table) if table.lines else ()),
+        *notes,
+        "\\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _tabular(table: Table) -> list[str]:
+    head = ["Method", *(f"{escaped(c.title)} {_ARROWS[c.direction]}" for c in table.columns), "$n$"]
+    body = [[escaped(line.label), *map(_cell, line.cells, table.columns), f"{line.cases:,}"] for line in table.lines]
+    return [
+        f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        "\\toprule",
+        _row(head),
+        "\\midrule",
+        *map(_row, body),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cell(cell: Cell, column: ColumnRecord) -> str:
+    value, interval = map(escaped, cell_texts(cell, column))
+    value = value.replace("-", "$-$") if value != "--" else value
+    bold = f"\\textbf{{{value}}}" if cell.best else value
+    return f"{bold} {{\\scriptsize {interval}}}" if interval else bold
+
+
+def escaped(text: str) -> str:
+    """Return plain text as LaTeX that prints it."""
+    return text.translate(_ESCAPES)

@@ -1,0 +1,40 @@
+"""Tables as GitHub-flavoured Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ke_cli.report.tables import Cell, Table, cell_texts, heading
+from ke_cli.results.record import ColumnRecord
+
+_SPECIAL = re.compile(r"([\\|*_`<>\[\]#~])")
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Return one pipe table per table, the best values bold."""
+    return "\n\n".join(map(_section, tables)) + "\n"
+
+
+def _section(table: Table) -> str:
+    parts = [f"### {_escaped(table.title)}"]
+    if table.lines:
+        parts.append("\n".join(_rows(table)))
+    notes = "\n".join(f"- {_escaped(note)}" for note in table.footnotes)
+    return "\n\n".join(part for part in (*parts, _escaped(table.caption), notes) if part)
+
+
+def _rows(table: Table) -> list[str]:
+    head = ["Method", *(_escaped(heading(column)) for column in table.columns), "n"]
+    body = [[_escaped(line.label), *map(_cell, line.cells, table.columns), f"{line.cases:,}"] for line in table.lines]
+    rule = [":--", *["--:"] * (len(head) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
+
+
+def _cell(cell: Cell, column: ColumnRecord) -> str:
+    value, interval = cell_texts(cell, column)
+    return f"{f'**{value}**' if cell.best else value} {_escaped(interval)}".strip()
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", text)

@@ -1,0 +1,43 @@
+"""Tables as JSON: everything a table knows, unscaled, for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ke_cli.report.tables import Line, Table
+
+
+def to_json(tables: Sequence[Table]) -> str:
+    """Return ``{"schema": 1, "tables": [...]}``."""
+    return json.dumps({"schema": 1, "tables": [_table(table) for table in tables]}, indent=2) + "\n"
+
+
+def _table(table: Table) -> dict[str, Any]:
+    return {
+        "model": table.model,
+        "dataset": table.dataset,
+        "protocol": table.protocol,
+        "caption": table.caption,
+        "footnotes": list(table.footnotes),
+        "columns": [asdict(column) for column in table.columns],
+        "rows": [_row(table, line) for line in table.lines],
+    }
+
+
+def _row(table: Table, line: Line) -> dict[str, Any]:
+    return {
+        "label": line.row.label,
+        "method": line.row.method,
+        "settings": dict(line.row.values),
+        "runs": [run.record.name for run in line.row.runs],
+        "finished": line.row.finished,
+        "cases": line.cases,
+        "failed": line.failed,
+        "values": {
+            column.name: {**asdict(cell.estimate), "best": cell.best, "difference": cell.is_difference}
+            for column, cell in zip(table.columns, line.cells, strict=True)
+        },
+    }

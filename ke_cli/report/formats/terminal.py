@@ -1,0 +1,93 @@
+"""Tables on a terminal: as wide as it is, and never with a column missing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ke_cli.report.tables import Cell, Table, cell_texts, heading
+from ke_cli.results.record import ColumnRecord
+
+_AROUND = 3
+"""Cells of padding and border around a column."""
+
+Column = tuple[Text, list[Text]]
+
+
+def print_tables(tables: Sequence[Table], console: Console) -> None:
+    """Print tables with captions and footnotes.
+
+    Intervals stand behind the values where the width allows, otherwise under them; columns that still do not
+    fit follow in a further table below.
+    """
+    for table in tables:
+        console.print()
+        console.print(Text(table.title, style="bold"))
+        for grid in _grids(table, console.width):
+            console.print(grid)
+        for note in (table.caption, *table.footnotes):
+            console.print(Text(note, style="dim"))
+
+
+def to_text(tables: Sequence[Table], width: int = 120) -> str:
+    """Return what `print_tables` prints, without styles."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    print_tables(tables, console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def _grids(table: Table, width: int) -> Iterator[Grid]:
+    if not table.lines:
+        return
+    labels: Column = (Text("Method"), [Text(line.label) for line in table.lines])
+    counts: Column = (Text("n"), [Text(f"{line.cases:,}") for line in table.lines])
+    free = width - _width(labels) - _width(counts) - 1
+    columns = _columns(table, " ")
+    if sum(map(_width, columns)) > free:
+        columns = _columns(table, "\n")
+    for part in _parts(columns, free):
+        yield _grid([labels, *part, counts])
+
+
+def _columns(table: Table, gap: str) -> list[Column]:
+    return [
+        (Text(heading(column)), [_text(line.cells[place], column, gap) for line in table.lines])
+        for place, column in enumerate(table.columns)
+    ]
+
+
+def _text(cell: Cell, column: ColumnRecord, gap: str) -> Text:
+    value, interval = cell_texts(cell, column)
+    parts = [(value, "bold" if cell.best else ""), (gap + interval if interval else "", "dim")]
+    return Text.assemble(*parts)
+
+
+def _width(column: Column) -> int:
+    head, cells = column
+    return _AROUND + max(cell_len(line) for text in (head, *cells) for line in text.plain.split("\n"))
+
+
+def _parts(columns: Sequence[Column], free: int) -> Iterator[list[Column]]:
+    """Share columns out to tables, each as full as it can be, with at least one column."""
+    part: list[Column] = []
+    for column in columns:
+        if part and sum(map(_width, [*part, column])) > free:
+            yield part
+            part = []
+        part.append(column)
+    yield part
+
+
+def _grid(columns: Sequence[Column]) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD)
+    for place, (head, _) in enumerate(columns):
+        grid.add_column(head, justify="right" if place else "left", overflow="fold")
+    for cells in zip(*(cells for _, cells in columns), strict=True):
+        grid.add_row(*cells)
+    return grid

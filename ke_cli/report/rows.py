@@ -1,0 +1,138 @@
+"""Which runs share a table, which share a row, and what the row is called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ke_cli.errors import unknown_name
+from ke_cli.results.reader import Run
+from ke_cli.results.record import Scalar
+
+UNEDITED = "none"
+"""The method that edits nothing: it comes first, and is never the best."""
+
+OPERATIONAL = frozenset({"device", "output_dir", "batch_tokens", "dry_run", "resume", "progress"})
+"""Settings that say how a run was computed, not what: they do not tell rows apart."""
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The runs that are shown as one line of a table.
+
+    Args:
+        method: Name of the method.
+        values: The settings that tell this row from others of the method, as ``(key, value)``.
+        runs: Usually one; several are pooled.
+    """
+
+    method: str
+    values: tuple[tuple[str, Scalar], ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """For example ``rose (lambda_=0.1, seed=1)``."""
+        parts = [f"{key.removeprefix('method.')}={_text(value)}" for key, value in self.values]
+        return f"{self.method} ({', '.join(parts)})" if parts else self.method
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its runs are complete."""
+        return all(run.finished for run in self.runs)
+
+    @property
+    def started(self) -> float:
+        """When its first run started, Unix time in seconds."""
+        return min(run.record.started for run in self.runs)
+
+
+def group_runs(runs: Iterable[Run]) -> dict[Key, list[Run]]:
+    """Gather runs by the names of their model, data set and protocol, in the order of their first start."""
+    groups: dict[Key, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.record.started):
+        named = run.record.named
+        groups.setdefault((named("model"), named("dataset"), named("protocol")), []).append(run)
+    return groups
+
+
+def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
+    """Gather the runs of a group into rows: the unedited model first, then methods as they were started.
+
+    Args:
+        runs: All of one model, data set and protocol.
+        by: Setting keys that tell the rows of a method apart; runs that agree in them are pooled. Without, each
+            run is a row, named by the settings in which the runs of its method differ.
+    """
+    methods: dict[str, list[Run]] = {}
+    for run in runs:
+        methods.setdefault(run.record.named("method"), []).append(run)
+    rows = [row for method, members in methods.items() for row in _rows_of(method, members, by)]
+    first = {method: min(run.record.started for run in members) for method, members in methods.items()}
+    return sorted(
+        rows,
+        key=lambda row: (row.method != UNEDITED, first[row.method], row.method, *map(_order, row.values)),
+    )
+
+
+def _rows_of(method: str, runs: Sequence[Run], by: Sequence[str]) -> list[Row]:
+    keys = by or [key for key in differing(runs) if not key.startswith("metrics.")]
+    pooled: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        settings = run.record.settings
+        # Text, because 1, 1.0 and True are one key of a dictionary but three settings.
+        values = tuple((key, repr(settings[key])) for key in keys if key in settings)
+        pooled.setdefault(values, []).append(run)
+    rows = [_row(method, keys, members) for members in pooled.values()]
+    return rows if by else [single for row in rows for single in _apart(row)]
+
+
+def _row(method: str, keys: Sequence[str], runs: Sequence[Run]) -> Row:
+    settings = runs[0].record.settings
+    return Row(method, tuple((key, settings[key]) for key in keys if key in settings), tuple(runs))
+
+
+def _apart(row: Row) -> list[Row]:
+    """Part runs with one and the same configuration: by run id, and copies by the name of their folder."""
+    if len(row.runs) == 1:
+        return [row]
+    ids = {run.record.run_id for run in row.runs}
+    names = [run.record.run_id if len(ids) == len(row.runs) else str(run.path) for run in row.runs]
+    return [Row(row.method, (*row.values, ("run", name)), (run,)) for name, run in zip(names, row.runs, strict=True)]
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Return the setting keys in which runs differ, without operational ones, in the order of the settings."""
+    keys = dict.fromkeys(key for run in runs for key in run.record.settings)
+    return [
+        key for key in keys if key not in OPERATIONAL and len({repr(run.record.settings.get(key)) for run in runs}) > 1
+    ]
+
+
+def check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:
+    """Refuse a setting key that no run has.
+
+    Raises:
+        UserError: It names the key and the nearest known one.
+    """
+    known = {key for run in runs for key in run.record.settings}
+    for key in keys:
+        if key not in known:
+            raise unknown_name("setting", key, known, where="--by")
+
+
+def _order(value: tuple[str, Scalar]) -> tuple[str, float, str]:
+    """Sort numbers as numbers and the rest as text."""
+    key, setting = value
+    is_number = isinstance(setting, (int, float)) and not math.isnan(setting)
+    return key, float(setting) if is_number else math.inf, _text(setting)  # type: ignore[arg-type]
+
+
+def _text(value: Scalar) -> str:
+    """Return a setting as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return str(value)

@@ -1,0 +1,176 @@
+"""Means and 95 % intervals by the cluster bootstrap, for many rows of a table at once.
+
+All rows are resampled together: resample ``r`` draws the same clusters of cases for every row, so that the
+difference of two rows is a paired difference (Efron and Tibshirani 1993, chapters 6, 8 and 13).
+
+Shapes: ``r`` resamples, ``s`` runs that share a row, ``n`` cases, ``k`` clusters, ``m`` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 1000
+LEVEL = 0.95
+SEED = 0
+_DRAWS_AT_ONCE = 1 << 22
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval, in the column's own units; None where there is none.
+
+    Args:
+        value: The estimate; None without any value.
+        low: Lower end of the interval; None when fewer than two clusters have a value.
+        high: Upper end of the interval.
+        n: How many cases (for ``all_in_unit``: units) have a value.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number of one row: over all cases, and over each resample of them.
+
+    Args:
+        point: The number; NaN where no case has a value.
+        draws: ``[r]``, NaN where a resample holds no case with a value.
+        n: Cases with a value.
+        spread: Clusters with a value; from fewer than two no interval can be had.
+    """
+
+    point: float
+    draws: FloatArray
+    n: int
+    spread: int
+
+    def minus(self, other: Self) -> Self:
+        """Return the paired difference to a sample of the same `bootstrap`."""
+        return type(self)(
+            self.point - other.point,
+            self.draws - other.draws,
+            min(self.n, other.n),
+            min(self.spread, other.spread),
+        )
+
+    def estimate(self) -> Estimate:
+        """Return the number with its percentile interval."""
+        if not np.isfinite(self.point):
+            return Estimate(None, None, None, self.n)
+        draws = self.draws[np.isfinite(self.draws)]
+        if self.spread < 2 or not draws.size:
+            return Estimate(self.point, None, None, self.n)
+        low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Estimate(self.point, float(low), float(high), self.n)
+
+
+def derive(kind: str, sources: Sequence[Sample]) -> Sample:
+    """Return the ``harmonic`` or ``arithmetic`` mean of those sources that were measured.
+
+    It is computed anew in every resample, so that its interval knows how the sources vary together.
+    """
+    used = [source for source in sources if source.n > 0]
+    if not used:
+        return Sample(np.nan, np.full(RESAMPLES, np.nan), 0, 0)
+    return Sample(
+        point=float(mean_of_means(kind, np.array([source.point for source in used]))),
+        draws=mean_of_means(kind, np.stack([source.draws for source in used], axis=-1)),
+        n=min(source.n for source in used),
+        spread=min(source.spread for source in used),
+    )
+
+
+def mean_of_means(kind: str, means: FloatArray) -> FloatArray:
+    """Return the ``harmonic`` or ``arithmetic`` mean over the last axis.
+
+    A harmonic mean is 0 as soon as one of its sources is, and undefined (NaN) below 0.
+    """
+    if kind == "arithmetic":
+        return np.asarray(means.mean(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(means.shape[-1] / (1 / np.where(means < 0, np.nan, means)).sum(axis=-1))
+
+
+def join(partitions: Sequence[IntArray]) -> IntArray:
+    """Number the smallest groups of cases such that no unit of any partition is cut.
+
+    Args:
+        partitions: Each ``[n]``: the unit of each case, negative for cases that are in none.
+
+    Returns:
+        ``[n]`` cluster of each case, 0 to ``k - 1``. One single cluster could not be resampled: then each case
+        is its own.
+    """
+    n = len(partitions[0])
+    labels, before = np.arange(n), np.full(n, -1)
+    units = [np.where(units < 0, units.max(initial=-1) + 1 + np.arange(n), units) for units in partitions]
+    while not np.array_equal(labels, before):
+        before = labels
+        for unit in units:
+            lowest = np.full(unit.max(initial=-1) + 1, n)
+            np.minimum.at(lowest, unit, labels)
+            labels = lowest[unit]
+    clusters: IntArray = np.unique(labels, return_inverse=True)[1].reshape(n)
+    return clusters if clusters.max(initial=0) > 0 else np.arange(n)
+
+
+def bootstrap(rows: Sequence[FloatArray], clusters: IntArray) -> list[list[Sample]]:
+    """Estimate the mean of every column of every row, on the same resamples of whole clusters.
+
+    Args:
+        rows: Each ``[s, n, m]``, NaN where there is no value. Values of several runs are pooled.
+        clusters: ``[n]`` the cluster of each case, as `join` numbers them.
+
+    Returns:
+        For each row, one sample per column.
+    """
+    # Runs that share a row and columns of different rows are columns of one wide table from here on.
+    values = np.concatenate([row.sum(axis=0, where=~np.isnan(row)) for row in rows], axis=1)
+    counts = np.concatenate([(~np.isnan(row)).sum(axis=0) for row in rows], axis=1)
+    k = int(clusters.max(initial=-1)) + 1
+    sums, sizes = _cluster_sums(values, clusters, k), _cluster_sums(counts, clusters, k)
+    points = _ratio(sums.sum(axis=0), sizes.sum(axis=0))
+    draws = _ratio(*np.split(_resampled(np.concatenate([sums, sizes], axis=1)), 2, axis=1))
+    n, spread = (counts > 0).sum(axis=0), (sizes > 0).sum(axis=0)
+    wide = [Sample(float(points[i]), draws[:, i], int(n[i]), int(spread[i])) for i in range(len(points))]
+    ends = np.cumsum([row.shape[2] for row in rows])
+    return [wide[end - row.shape[2] : end] for row, end in zip(rows, ends, strict=True)]
+
+
+def _cluster_sums(values: npt.NDArray[np.generic], clusters: IntArray, k: int) -> FloatArray:
+    """Add up ``[n, m]`` to ``[k, m]``."""
+    sums = np.zeros((k, values.shape[1]))
+    np.add.at(sums, clusters, values)
+    return sums
+
+
+def _resampled(table: FloatArray) -> FloatArray:
+    """Return the column sums of ``[k, m]`` over k clusters drawn with replacement, ``[r, m]``."""
+    k = len(table)
+    random = np.random.default_rng(SEED)
+    step = max(1, _DRAWS_AT_ONCE // max(k, 1))
+    parts = []
+    for start in range(0, RESAMPLES, step):
+        r = min(step, RESAMPLES - start)
+        drawn = random.integers(k, size=(r, k)) + k * np.arange(r)[:, None] if k else np.zeros((r, 0), np.intp)
+        times = np.bincount(drawn.ravel(), minlength=r * k).reshape(r, k)  # how often each cluster was drawn
+        parts.append(times.astype(np.float64) @ table)
+    return np.concatenate(parts)
+
+
+def _ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums / counts

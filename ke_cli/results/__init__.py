@@ -1,0 +1,1 @@
+"""Results: the append-only case log, the run record, and their reader."""

@@ -1,0 +1,176 @@
+"""The case log: one JSON line per case; the lines of a unit are written together and count only together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar
+
+from ke_cli.results.strict_json import dump, finite, load_object
+
+SCHEMA = 1
+CASES_FILE = "cases.jsonl"
+RAW_KEYS = ("before", "after")
+_RAW_START = b',"before":'
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseLine:
+    """What tables need of one case; the raw answers stay in the file.
+
+    Args:
+        case_id: Unique in its data set.
+        unit: The unit the case was edited in.
+        unit_size: How many cases that unit has.
+        ok: Whether the case was finished; if not, ``error`` says why.
+        error: The reason of a failure, or nothing.
+        prompts_sha256: Hash of the prompts that were really used.
+        metrics: Column name to value; None where the case has no such prompts. May hold NaN or infinities.
+    """
+
+    case_id: str
+    unit: str
+    unit_size: int
+    ok: bool
+    error: str
+    prompts_sha256: str
+    metrics: Mapping[str, float | None]
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> CaseLine:
+        """Check one decoded line.
+
+        Raises:
+            ValueError: A field is missing, or is not what it should be.
+        """
+        if raw.get("schema") != SCHEMA:
+            raise ValueError(f"schema {raw.get('schema')!r} is not {SCHEMA}")
+        if raw.get("status") not in ("ok", "failed"):
+            raise ValueError(f"status is {raw.get('status')!r}, not 'ok' or 'failed'")
+        if (size := _field(raw, "unit_size", int)) < 1:
+            raise ValueError(f"unit_size is {size}")
+        return cls(
+            case_id=_field(raw, "case_id", str),
+            unit=_field(raw, "unit", str),
+            unit_size=size,
+            ok=raw["status"] == "ok",
+            error=str(raw.get("error") or "")[:1000],
+            prompts_sha256=str(raw.get("prompts_sha256") or "")[:128],
+            metrics={key: _number(value) for key, value in _field(raw, "metrics", dict).items()},
+        )
+
+
+def _field(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    value = raw.get(key)
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is missing, or not of type {kind.__name__}")
+    return value
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"a metric is not a number: {value!r:.40}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def encode(line: Mapping[str, Any]) -> bytes:
+    """Return the line as it is stored: strict JSON, with the bulky raw answers at its end."""
+    clean = finite({"schema": SCHEMA, **line})
+    raw = {key: clean.pop(key) for key in RAW_KEYS if key in clean}
+    return dump({**clean, **raw}) + b"\n"
+
+
+def decode(text: bytes, *, whole: bool) -> CaseLine:
+    """Read a stored line; unless ``whole``, without decoding the raw answers that make up most of it.
+
+    The raw answers start where the bytes ``,"before":`` stand: inside a JSON string its quotes would be escaped,
+    and at a deeper level the head would not be an object. Lines of other writers are decoded whole.
+
+    Raises:
+        ValueError: Not a case line.
+    """
+    if not text.endswith(b"\n"):
+        raise ValueError("torn: no end of line")
+    head, raw, _ = text.partition(_RAW_START)
+    if raw and not whole and text.endswith(b"}\n"):
+        with suppress(ValueError):
+            return CaseLine.parse(load_object(head + b"}"))
+    return CaseLine.parse(load_object(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of the file: the lines of one unit, or (with no lines) one line that nobody can read.
+
+    Args:
+        start: Offset of its first byte.
+        end: Offset behind its last byte.
+        lines: The cases, at most ``unit_size``, no ``case_id`` twice.
+        problem: Why the line cannot be read, or nothing.
+        torn: Whether the file ends inside it.
+    """
+
+    start: int
+    end: int
+    lines: tuple[CaseLine, ...] = ()
+    problem: str = ""
+    torn: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all the cases of the unit are here."""
+        return bool(self.lines) and len(self.lines) == self.lines[0].unit_size
+
+    @property
+    def ok(self) -> bool:
+        """Whether all the cases of the unit are here and finished."""
+        return self.complete and all(line.ok for line in self.lines)
+
+
+def scan(stream: BinaryIO, *, whole: bool) -> Iterator[Block]:
+    """Cut the case log into blocks that cover it without gaps."""
+    start = end = 0
+    lines: dict[str, CaseLine] = {}
+    for text in stream:
+        line, problem = _attempt(text, whole)
+        if lines and not (line and _belongs(line, lines)):
+            yield Block(start, end, tuple(lines.values()))
+            start, lines = end, {}
+        end += len(text)
+        if line:
+            lines[line.case_id] = line
+        else:
+            yield Block(start, end, problem=problem, torn=not text.endswith(b"\n"))
+            start = end
+    if lines:
+        yield Block(start, end, tuple(lines.values()))
+
+
+def _attempt(text: bytes, whole: bool) -> tuple[CaseLine | None, str]:
+    try:
+        return decode(text, whole=whole), ""
+    except (ValueError, RecursionError) as error:
+        return None, str(error)
+
+
+def _belongs(line: CaseLine, lines: Mapping[str, CaseLine]) -> bool:
+    first = next(iter(lines.values()))
+    return line.unit == first.unit and len(lines) < first.unit_size and line.case_id not in lines
+
+
+def without_tail(blocks: Sequence[Block]) -> Sequence[Block]:
+    """Leave out what a killed writer leaves: at most one torn line, and the start of its unit before it."""
+    if blocks and blocks[-1].torn:
+        blocks = blocks[:-1]
+    if blocks and blocks[-1].lines and not blocks[-1].complete:
+        blocks = blocks[:-1]
+    return blocks

@@ -1,0 +1,158 @@
+"""Reading runs, whatever state they are in: bad content becomes a list of problems, never an exception."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from ke_cli.results.journal import CASES_FILE, Block, CaseLine, scan, without_tail
+from ke_cli.results.record import RUN_FILE, RunRecord
+from ke_cli.results.strict_json import load_object
+
+_MOVED_ASIDE = re.compile(r"\.old-\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run directory.
+
+    Args:
+        path: The directory.
+        record: What ``run.json`` says; status ``unreadable`` when it cannot be used.
+        cases: One line per case, each ``case_id`` once, all values finite or None.
+        problems: What was wrong with the files, for people.
+    """
+
+    path: Path
+    record: RunRecord
+    cases: tuple[CaseLine, ...]
+    problems: list[str]
+
+    @property
+    def readable(self) -> bool:
+        """Whether a table can be made of it."""
+        return self.record.status != "unreadable"
+
+    @property
+    def done(self) -> tuple[CaseLine, ...]:
+        """The cases that were finished."""
+        return tuple(case for case in self.cases if case.ok)
+
+    @property
+    def failed(self) -> tuple[CaseLine, ...]:
+        """The cases that failed."""
+        return tuple(case for case in self.cases if not case.ok)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.record.status == "complete" and len(self.cases) >= self.record.total
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Return the run directories at or below ``paths``, sorted, each once.
+
+    Links below ``paths`` are not followed; hidden folders, and runs that were moved aside (``*.old-N``), are
+    skipped unless named themselves. A path to ``run.json`` stands for its directory.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        root = path.parent if path.name in (RUN_FILE, CASES_FILE) else path
+        for folder in _run_folders(root):
+            found.setdefault(folder.resolve(), folder)
+    return sorted(found.values())
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for folder, below, files in os.walk(root):
+        if RUN_FILE in files or CASES_FILE in files:
+            yield Path(folder)
+        below[:] = [name for name in below if not name.startswith(".") and not _MOVED_ASIDE.search(name)]
+
+
+def read_run(path: Path) -> Run:
+    """Read one run directory; what cannot be read is told in ``problems``."""
+    problems: list[str] = []
+    record = RunRecord(path.name)
+    try:
+        with _open_plain(path / RUN_FILE) as stream:
+            record = RunRecord.parse(load_object(stream.read()), path.name)
+    except RecursionError:
+        problems.append(f"{RUN_FILE}: nested too deeply")
+    except (ValueError, OSError) as error:
+        problems.append(f"{RUN_FILE}: {_reason(error)}")
+    cases = () if problems else _read_cases(path / CASES_FILE, record.status, problems)
+    return Run(path, record, cases, problems)
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    """Open a regular file only: no link that leads elsewhere, and no pipe that never ends."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("not a plain file")
+    return os.fdopen(descriptor, "rb", buffering=1 << 20)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return "a link, which is not followed" if error.errno == errno.ELOOP else error.strerror or str(error)
+    return str(error)
+
+
+def _read_cases(path: Path, status: str, problems: list[str]) -> tuple[CaseLine, ...]:
+    try:
+        with _open_plain(path) as stream:
+            blocks: Sequence[Block] = list(scan(stream, whole=False))
+    except FileNotFoundError:
+        return ()  # a run that has only just begun
+    except (ValueError, OSError) as error:
+        problems.append(f"{CASES_FILE}: {_reason(error)}")
+        return ()
+    units: dict[str, Block] = {}
+    counts: Counter[str] = Counter()
+    # The torn end of a run that is still being written, or was killed, is nothing to worry about.
+    for block in blocks if status == "complete" else without_tail(blocks):
+        _keep(block, units, counts)
+    cases = tuple(_finite(case, counts) for case in _unique(units.values(), counts))
+    problems += [f"{CASES_FILE}: {count:,} {what}" for what, count in counts.items()]
+    return cases
+
+
+def _keep(block: Block, units: dict[str, Block], counts: Counter[str]) -> None:
+    """Take the first attempt at each unit, or the first without a failure."""
+    if not block.lines:
+        counts[f"line(s) left out that cannot be read ({block.problem})"[:200]] += 1
+    elif not block.complete:
+        counts["line(s) left out of a unit that is not whole"] += len(block.lines)
+    elif (unit := block.lines[0].unit) not in units or (block.ok and not units[unit].ok):
+        units[unit] = block
+    elif units[unit].ok:
+        counts["line(s) left out of a unit that was stored before"] += len(block.lines)
+
+
+def _unique(blocks: Iterable[Block], counts: Counter[str]) -> Iterator[CaseLine]:
+    seen: set[str] = set()
+    for block in blocks:
+        for case in block.lines:
+            if case.case_id in seen:
+                counts["case(s) left out whose case_id came before"] += 1
+            else:
+                seen.add(case.case_id)
+                yield case
+
+
+def _finite(case: CaseLine, counts: Counter[str]) -> CaseLine:
+    bad = [key for key, value in case.metrics.items() if value is not None and not math.isfinite(value)]
+    if not bad:
+        return case
+    counts["value(s) left out that are not finite"] += len(bad)
+    return replace(case, metrics={**case.metrics, **dict.fromkeys(bad)})

@@ -1,0 +1,169 @@
+"""``run.json`` as tables see it: whatever the file says, these fields have these types."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ke_cli.results.journal import SCHEMA
+
+RUN_FILE = "run.json"
+STATUSES = ("running", "complete", "interrupted", "failed")
+KINDS = ("mean", "harmonic", "arithmetic", "all_in_unit")
+
+Scalar = str | float | int | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRecord:
+    """A column of a metric as a run recorded it.
+
+    Args:
+        name: Key in the case lines (kind ``mean``) or of a derived number (all other kinds).
+        title: Heading.
+        direction: ``up`` or ``down``: which way is better.
+        scale: Factor applied when shown.
+        metric: The metric it belongs to.
+        kind: One of `KINDS`.
+        of: The columns that a derived number is computed from.
+    """
+
+    name: str
+    title: str
+    direction: str
+    scale: float
+    metric: str
+    kind: str = "mean"
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What tables need of ``run.json``.
+
+    Args:
+        name: Name of the run.
+        run_id: Hash of the scientific configuration.
+        status: One of `STATUSES`, ``unknown``, or ``unreadable`` when there is no usable record.
+        settings: The configuration, flat: dotted key to value (lists as JSON text), with the fingerprints of
+            model and data set under ``model.fingerprint`` and ``dataset.fingerprint``.
+        columns: All columns in the order of the metrics, derived ones behind those of their metric.
+        versions: Metric name to version.
+        total: How many cases the run is about; 0 when it does not say.
+        started: Unix time in seconds; infinite when it does not say.
+    """
+
+    name: str
+    run_id: str = ""
+    status: str = "unreadable"
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    columns: tuple[ColumnRecord, ...] = ()
+    versions: Mapping[str, int] = field(default_factory=dict)
+    total: int = 0
+    started: float = math.inf
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], name: str) -> RunRecord:
+        """Check a decoded ``run.json``; ``name`` is used when it has none.
+
+        Raises:
+            ValueError: A part without which no table can be made is missing or malformed.
+            RecursionError: A part is nested too deeply.
+        """
+        if raw.get("schema") != SCHEMA:
+            raise ValueError(f"written by another version (schema {raw.get('schema')!r:.40}, not {SCHEMA})")
+        settings = dict(_flat(_mapping(raw, "config")))
+        for part in ("model", "dataset"):
+            if isinstance(found := raw.get(part), Mapping) and "fingerprint" in found:
+                settings[f"{part}.fingerprint"] = _scalar(found["fingerprint"])
+        metrics = {printable(key): value for key, value in _mapping(raw, "metrics").items()}
+        total = raw.get("totals")
+        return cls(
+            name=printable(raw.get("name") or name),
+            run_id=printable(raw.get("run_id") or ""),
+            status=raw["status"] if raw.get("status") in STATUSES else "unknown",
+            settings=settings,
+            columns=tuple(column for key, value in metrics.items() for column in _columns(key, value)),
+            versions={key: int(_number(value.get("version", 0))) for key, value in metrics.items()},
+            total=int(_number(total.get("cases", 0))) if isinstance(total, Mapping) else 0,
+            started=_timestamp(raw.get("started_at")),
+        )
+
+    def named(self, part: str) -> str:
+        """The name of the model, method, dataset or protocol of this run."""
+        return str(self.settings.get(f"{part}.name") or "unknown")
+
+
+def printable(value: object) -> str:
+    """Return text that is safe to print: on one line, without control characters or broken Unicode."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(value)[:500])
+
+
+def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = raw.get(key)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key} is missing, or not an object")
+    return value
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{printable(key)}.")
+        else:
+            yield prefix + printable(key), _scalar(value)
+
+
+def _scalar(value: object) -> Scalar:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return printable(value if isinstance(value, str) else json.dumps(value))
+
+
+def _columns(metric: str, raw: object) -> Iterator[ColumnRecord]:
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"metrics.{metric} is not an object")
+    for key in ("columns", "derived"):
+        for entry in _list(raw, key):
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+                raise ValueError(f"metrics.{metric}.{key} has an entry without a name")
+            yield _column(metric, entry, "mean" if key == "columns" else str(entry.get("kind")))
+
+
+def _column(metric: str, entry: Mapping[str, Any], kind: str) -> ColumnRecord:
+    direction = entry.get("direction", "up")
+    if kind not in KINDS or direction not in ("up", "down"):
+        raise ValueError(f"metrics.{metric}: column {entry['name']!r:.80} has an unknown kind or direction")
+    return ColumnRecord(
+        name=entry["name"],
+        title=printable(entry.get("title") or entry["name"]),
+        direction=direction,
+        scale=_number(entry.get("scale", 100.0)),
+        metric=metric,
+        kind=kind,
+        of=tuple(str(source) for source in _list(entry, "of")),
+    )
+
+
+def _list(raw: Mapping[str, Any], key: str) -> list[Any]:
+    value = raw.get(key) or []
+    if not isinstance(value, list):
+        raise ValueError(f"{key} is not a list")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, (int, float)) and abs(value) < 1e15:  # false for NaN
+        return float(value)
+    raise ValueError(f"a number was expected, not {value!r:.40}")
+
+
+def _timestamp(text: object) -> float:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return math.inf

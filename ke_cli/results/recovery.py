@@ -1,0 +1,73 @@
+"""What a writer finds in the case log of an earlier, perhaps killed, writer: keep the whole units only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ke_cli.results.files import write_atomic
+from ke_cli.results.journal import Block, scan, without_tail
+
+REJECTED_FILE = "cases.rejected.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The units that stand in the log, by outcome (disjoint), and what was done to the file."""
+
+    done: frozenset[str]
+    failed: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def recover(path: Path) -> Recovered:
+    """Bring the case log to a state in which it holds whole units only.
+
+    What a kill leaves behind, an unfinished unit and a torn line at the end, is cut off. Anything else that
+    is not a whole unit is first copied to ``cases.rejected.jsonl``.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    if not path.exists():
+        return Recovered(frozenset(), frozenset(), ())
+    with path.open("rb") as stream:
+        blocks = list(scan(stream, whole=True))
+    kept = [block for block in blocks if block.complete]
+    rejected = [block for block in without_tail(blocks) if not block.complete]
+    notes = [*_reject(path, kept, rejected), *_cut(path, kept)]
+    done = frozenset(block.lines[0].unit for block in kept if block.ok)
+    return Recovered(done, frozenset(block.lines[0].unit for block in kept) - done, tuple(notes))
+
+
+def _reject(path: Path, kept: Sequence[Block], rejected: Sequence[Block]) -> Iterator[str]:
+    if not rejected:
+        return
+    with path.with_name(REJECTED_FILE).open("ab") as aside:
+        aside.writelines(_texts(path, rejected))
+        aside.flush()
+        os.fsync(aside.fileno())
+    write_atomic(path, _texts(path, kept))
+    lines = sum(max(1, len(block.lines)) for block in rejected)
+    why = next((block.problem for block in rejected if block.problem), "units that are not whole")
+    yield f"{lines} bad line(s) of {path.name} were moved to {REJECTED_FILE} ({why}); they will be computed again"
+
+
+def _texts(path: Path, blocks: Sequence[Block]) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        for block in blocks:
+            stream.seek(block.start)
+            yield stream.read(block.end - block.start)
+
+
+def _cut(path: Path, kept: Sequence[Block]) -> Iterator[str]:
+    size = sum(block.end - block.start for block in kept)
+    excess = path.stat().st_size - size
+    if excess == 0:
+        return
+    with path.open("r+b") as stream:
+        stream.truncate(size)
+        os.fsync(stream.fileno())
+    yield f"an unfinished unit ({excess} bytes) was cut from the end of {path.name}; it will be computed again"

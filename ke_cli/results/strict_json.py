@@ -1,0 +1,54 @@
+"""JSON that every program can read: no NaN, no infinities; and a decoder that has one way to fail."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def load_object(text: bytes) -> dict[str, Any]:
+    """Decode one JSON object.
+
+    Raises:
+        ValueError: The text is not UTF-8, not JSON, nested too deeply, or not an object.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON object was expected, not a {type(value).__name__}")
+    return value
+
+
+def dump(value: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """Encode as ASCII, so that no text can break the encoding; compact without ``indent``.
+
+    Raises:
+        ValueError: The value holds NaN or an infinity (see `finite`).
+        TypeError: The value holds something JSON has no word for.
+    """
+    separators = (",", ":") if indent is None else None
+    return json.dumps(value, allow_nan=False, indent=indent, separators=separators).encode("ascii")
+
+
+def finite(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace every NaN and infinity by null, each with a line under the key ``notes``."""
+    lost: list[str] = []
+    clean: dict[str, Any] = _finite(value, "", lost)
+    if lost:
+        clean["notes"] = [*(clean.get("notes") or []), *lost]
+    return clean
+
+
+def _finite(value: Any, where: str, lost: list[str]) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        lost.append(f"{where} was {value}: stored as null")
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item, f"{where}.{key}".lstrip("."), lost) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item, f"{where}[{index}]", lost) for index, item in enumerate(value)]
+    return value

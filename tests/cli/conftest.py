@@ -1,0 +1,74 @@
+"""The command line in this process: `execute` is replaced, everything before it is real."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+from dummies import CHOICES
+
+from ke_cli import run as command
+from ke_cli.config import RunConfig, run_dir
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Recorder(ModuleType):
+    """Stands for ``ke_cli.execute``: notes the configurations, and fails as their seeds say."""
+
+    def __init__(self) -> None:
+        super().__init__("ke_cli.execute")
+        self.configs: list[RunConfig] = []
+
+    def execute(self, config: RunConfig) -> Path:
+        self.configs.append(config)
+        match config.seed:
+            case 13:
+                raise RuntimeError("the solve found a singular matrix")
+            case 14:
+                raise KeyboardInterrupt
+        return run_dir(config)
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "ke_cli.execute", recorder)
+    monkeypatch.setattr("ke_cli.execute", recorder, raising=False)
+    return recorder.configs
+
+
+@pytest.fixture
+def ke_run(
+    dummy_conf: Path,
+    tmp_path: Path,
+    executed: list[RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Result]:
+    """Run ``ke-run`` on the dummies in an empty folder and return exit code, stdout and stderr."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("KE_TRACEBACK", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def called(*args: str, dummies: bool = True) -> Result:
+        given = [f"--config-dir={dummy_conf}", *CHOICES, *args] if dummies else list(args)
+        monkeypatch.setattr(sys, "argv", ["ke-run", *given])
+        try:
+            code: object = command.run(given)
+        except SystemExit as stop:
+            code = stop.code
+        assert isinstance(code, int)
+        return Result(code, *capsys.readouterr())
+
+    return called

@@ -1,0 +1,137 @@
+"""Where a Hugging Face decoder keeps its layers and MLP down-projections, and hooks on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PLACES = (
+    # path of the layers, MLP inside a layer, down-projection inside the MLP
+    ("transformer.h", "mlp", "c_proj"),
+    ("transformer.h", "mlp", "fc_out"),
+    ("gpt_neox.layers", "mlp", "dense_4h_to_h"),
+    ("model.layers", "mlp", "down_proj"),
+    ("model.layers", "mlp", "fc2"),
+)
+
+
+def _place(model: nn.Module) -> tuple[str, str, str]:
+    for layers, mlp, projection in PLACES:
+        try:
+            model.get_submodule(f"{layers}.0.{mlp}.{projection}")
+        except AttributeError:
+            continue
+        return layers, mlp, projection
+    raise ValueError(f"no known down-projection in {type(model).__name__}")
+
+
+def layer_count(model: nn.Module) -> int:
+    """Return the number of decoder layers."""
+    return len(list(model.get_submodule(_place(model)[0]).children()))
+
+
+def layer_module(model: nn.Module, layer: int) -> nn.Module:
+    """Return the decoder layer, whose output is the residual stream."""
+    return model.get_submodule(f"{_place(model)[0]}.{layer}")
+
+
+def mlp_module(model: nn.Module, layer: int) -> nn.Module:
+    """Return the MLP of a layer."""
+    return model.get_submodule(f"{_place(model)[0]}.{layer}.{_place(model)[1]}")
+
+
+def projection_name(model: nn.Module, layer: int) -> str:
+    """Return the dotted name of the down-projection module of a layer."""
+    layers, mlp, projection = _place(model)
+    return f"{layers}.{layer}.{mlp}.{projection}"
+
+
+def projection_module(model: nn.Module, layer: int) -> nn.Module:
+    """Return the down-projection, whose input is the key and whose output is the value."""
+    return model.get_submodule(projection_name(model, layer))
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Tell whether the weight is stored as [d_in, d_out] (GPT-2's Conv1D) instead of [d_out, d_in]."""
+    return type(module).__name__ == "Conv1D"
+
+
+def add_to_projection(model: nn.Module, name: str, delta: Tensor) -> None:
+    """Add ``delta`` [d_out, d_in] to a projection's weight for good."""
+    module = model.get_submodule(name)
+    with torch.no_grad():
+        weight = module.get_parameter("weight")
+        weight += (delta.T if is_transposed(module) else delta).to(weight.dtype)
+
+
+@contextmanager
+def edited(model: nn.Module, deltas: Mapping[str, Tensor]) -> Iterator[None]:
+    """Write the deltas ``{module name: [d_out, d_in]}`` and put the exact old weights back at the end."""
+    with restored(model, deltas):
+        for name, delta in deltas.items():
+            add_to_projection(model, name, delta)
+        yield
+
+
+@contextmanager
+def restored(model: nn.Module, names: Mapping[str, Tensor] | list[str]) -> Iterator[None]:
+    """Put back copies of the named modules' weights when the block is left."""
+    copies = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
+    try:
+        yield
+    finally:
+        for name, copy in copies.items():
+            model.get_submodule(name).get_parameter("weight").data.copy_(copy)
+
+
+def hidden_state(output: Any) -> Tensor:
+    """Return the activation of a module that returns a tensor, or a tuple that begins with one."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_hidden_state(output: Any, state: Tensor) -> Any:
+    """Return the module's output with its activation replaced."""
+    return (state, *output[1:]) if isinstance(output, tuple) else state
+
+
+@contextmanager
+def reading_output(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the outputs of a module, graph attached, while the block runs."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _args, output: seen.append(hidden_state(output)))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def reading_input(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the inputs of a module while the block runs."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def adding(module: nn.Module, delta: Tensor, positions: list[int]) -> Iterator[None]:
+    """Add ``delta`` [d] to the module's output at one position per row of the batch."""
+
+    def add(_module: nn.Module, _args: Any, output: Any) -> Any:
+        state = hidden_state(output).clone()
+        for row, position in enumerate(positions):
+            state[row, position] += delta
+        return with_hidden_state(output, state)
+
+    handle = module.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
