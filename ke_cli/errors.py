@@ -24,6 +24,7 @@ class UserError(Exception):
         allowed: str | None = None,
         hint: str | None = None,
     ) -> None:
+        """Keep the parts and render the message."""
         self.what, self.where, self.allowed, self.hint = what, where, allowed, hint
         super().__init__(self.render())
 

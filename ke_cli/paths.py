@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -13,3 +14,11 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parent
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def cache_dir() -> Path:
+    """Return the folder of what can be computed or downloaded again: ``$KE_CACHE``, else the user's cache."""
+    from platformdirs import user_cache_path
+
+    given = os.environ.get("KE_CACHE")
+    return Path(given).expanduser() if given else user_cache_path("ke-cli")

@@ -43,6 +43,7 @@ class DummyLoader:
 
 @dataclass(frozen=True, slots=True)
 class DummyProtocol:
+    independent: ClassVar[bool] = True
     size: int = 1
 
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:

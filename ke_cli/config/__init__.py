@@ -2,7 +2,7 @@
 
 from ke_cli.config.compose import BUNDLED, compose_run, run_config
 from ke_cli.config.identity import config_dict, run_dir, run_id, run_identity, run_name
-from ke_cli.config.kinds import CaseProtocol, DatasetLoader
+from ke_cli.config.kinds import DatasetLoader
 from ke_cli.config.plugins import Plugin
 from ke_cli.config.schema import (
     OPERATIONAL,
@@ -18,7 +18,6 @@ __all__ = [
     "OPERATIONAL",
     "SCHEMA_VERSION",
     "SCIENTIFIC",
-    "CaseProtocol",
     "DatasetLoader",
     "ModelConfig",
     "Plugin",

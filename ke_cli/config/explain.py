@@ -86,10 +86,12 @@ def _unreadable(error: OverrideParseException) -> CommandLineError:
 def _unknown_choice(error: MissingConfigException) -> UserError:
     """Name a choice that its group lacks; the group may be asked for by a file rather than by the user."""
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    if error.options is None:
-        return UserError(_first_line(error), hint="--config-name and --config-dir say what is read")
     asked = re.match(r"In '(.+?)'", str(error))
     where = f"{asked[1]}.yaml" if asked and asked[1] != "config" else None
+    if error.options is None and group:
+        return UserError(f"unknown {group} {choice!r}", where=where)
+    if error.options is None:
+        return UserError(_first_line(error), hint="--config-name and --config-dir say what is read")
     return unknown_name(group, choice, error.options, where=where)
 
 

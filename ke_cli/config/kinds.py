@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from ke_cli.data.types import Case, Dataset, EditUnit
+    from ke_cli.data.types import Dataset
 
 REQUIRED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "method": ("edit",),
         "dataset": ("load",),
         "metrics": ("version", "columns", "derived", "before", "after", "measure"),
-        "protocol": ("units",),
+        "protocol": ("units", "independent"),
     }
 )
 """The attributes without which a target cannot be what its configuration group says."""
@@ -25,12 +25,4 @@ class DatasetLoader(Protocol):
 
     def load(self) -> Dataset:
         """Return the validated cases in a fixed order."""
-        ...
-
-
-class CaseProtocol(Protocol):
-    """Decides which cases are written together."""
-
-    def units(self, cases: Sequence[Case]) -> list[EditUnit]:
-        """Return the units, in the order in which they are written."""
         ...

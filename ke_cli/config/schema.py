@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from ke_cli.config.plugins import Plugin
 
 if TYPE_CHECKING:
-    from ke_cli.config.kinds import CaseProtocol, DatasetLoader
+    from ke_cli.config.kinds import DatasetLoader
     from ke_cli.methods.base import Editor
     from ke_cli.metrics.base import Metric
+    from ke_cli.protocols.base import CaseProtocol
 
 CAMP: Final = "camp"
 SCIENTIFIC: Final[Mapping[str, str]] = MappingProxyType({CAMP: "scientific"})

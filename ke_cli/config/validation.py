@@ -71,17 +71,29 @@ def validate(cls: type[Any], raw: Mapping[str, Any], where: str) -> tuple[Any, l
         The object, or None, and what is wrong.
     """
     try:
-        # A dataclass takes no config of its own here, but inherits that of the list around it.
-        adapter = TypeAdapter(list[cls], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
-        return adapter.validate_json(as_json([raw]))[0], []
-    except ValidationError as error:
-        return None, list(_problems(cls, raw, where, error.errors(include_url=False)))
+        built, errors = _attempt(cls, raw)
+        if errors:
+            # Invariants are looked at only where all types are right: ask again without the wrong values.
+            wrong = {place[0] for error in errors if (place := _place(raw, error))}
+            rest = {key: value for key, value in raw.items() if key not in wrong}
+            errors += [error for error in _attempt(cls, rest)[1] if wrong and error["type"] == "value_error"]
     except PydanticUserError as error:
         return None, [Problem(where, f"the fields of {cls.__name__} cannot be read: {error.message}")]
     except UserError as error:
         return None, [Problem(where, str(error))]
     except Exception as error:
         return None, [Problem(where, f"{cls.__name__} refuses its values: {type(error).__name__}: {error}")]
+    return built, list(_problems(cls, raw, where, errors))
+
+
+def _attempt(cls: type[Any], raw: Mapping[str, Any]) -> tuple[Any, list[ErrorDetails]]:
+    """Return the object, or None and pydantic's errors."""
+    # A dataclass takes no config of its own here, but inherits that of the list around it.
+    adapter = TypeAdapter(list[cls], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
+    try:
+        return adapter.validate_json(as_json([raw]))[0], []
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
 
 
 def as_json(value: object) -> str:

@@ -51,7 +51,8 @@ class Atlas:
             _CaseBuilder(read_facts(), self.neighbors).cases(),
             key=lambda case: _draw("order", str(self.order_seed), case.case_id),
         )
-        return Dataset("atlas", tuple(cases[: self.limit]), facts_fingerprint(), f"ke_cli/data/{BUNDLED}")
+        prompts = tuple(case.request.text for case in cases)
+        return Dataset("atlas", tuple(cases[: self.limit]), facts_fingerprint(), f"ke_cli/data/{BUNDLED}", prompts)
 
 
 class _CaseBuilder:

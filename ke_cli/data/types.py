@@ -74,12 +74,19 @@ class Dataset:
         cases: In a fixed order.
         fingerprint: SHA-256 of the file the cases were read from.
         source: The path or address, for people.
+        prompts: Edit prompts (subject filled in) of the whole file, also of records that a limit leaves out.
     """
 
     name: str
     cases: tuple[Case, ...]
     fingerprint: str
     source: str
+    prompts: tuple[str, ...] = ()
+
+    @property
+    def reference_prompts(self) -> tuple[str, ...]:
+        """All edit prompts that are known of the data set."""
+        return self.prompts or tuple(case.request.text for case in self.cases)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.edits import Edit
-from ke_cli.engine.value import EssenceRow, Objective
+from ke_cli.engine.problems import EssenceRow, Objective
 from ke_cli.engine.workbench import ContextSpec, Workbench
 from ke_cli.errors import UserError
 from ke_cli.methods.rows import Essence, essence_row
-from ke_cli.models.editable import EditableModel
 
 Layers = tuple[int | float, ...]
 """Layer numbers, or fractions of the model's depth (a rule of thumb where no published number exists)."""

@@ -24,12 +24,12 @@ from torch import Tensor
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
 from ke_cli.engine.edits import NO_EDIT, Edit, LowRank, sum_of
+from ke_cli.engine.problems import Problem, Solution
 from ke_cli.engine.reading import Site, Token, read
-from ke_cli.engine.value import Problem, Solution, optimise
+from ke_cli.engine.value import optimise
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import ValueEditor, check_positive
 from ke_cli.methods.rows import lookup_tokens, target_rows
-from ke_cli.models.editable import EditableModel
 
 Facts = tuple[Request, ...]
 """Requests that share one value."""

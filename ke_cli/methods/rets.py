@@ -24,15 +24,15 @@ from torch import Tensor
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
 from ke_cli.engine.edits import NO_EDIT, Edit, sum_of
+from ke_cli.engine.problems import Problem
 from ke_cli.engine.reading import Site, Token, read
 from ke_cli.engine.tokens import encode
-from ke_cli.engine.value import Problem, optimise
+from ke_cli.engine.value import optimise
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
 from ke_cli.methods.base import ValueEditor
 from ke_cli.methods.rome import rank_one, template_keys, update_directions
 from ke_cli.methods.rows import Essence, target_rows
-from ke_cli.models.editable import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True)

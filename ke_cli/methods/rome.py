@@ -21,8 +21,9 @@ from torch import Tensor
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
 from ke_cli.engine.edits import NO_EDIT, Edit, LowRank, sum_of
+from ke_cli.engine.problems import Problem, Solution
 from ke_cli.engine.reading import Site, read
-from ke_cli.engine.value import Problem, Solution, optimise
+from ke_cli.engine.value import optimise
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import ValueEditor
 from ke_cli.methods.rows import Lookup, lookup_tokens, target_rows

@@ -3,8 +3,8 @@
 Setting: the facts ``(s, r_i, o_i)`` of one subject are written together, then asked in the edited form and as user
 instructions. The abstract names two remedies.
 
-Isotropic Geometric Alignment (IGA), the least-norm update, derivable: for ``Delta = r q^T``, ``q = M k / (k^T M k)``, an
-input ``k + e`` yields ``r (1 + q^T e)``, and ``||q|| ||k|| >= 1`` with equality only for ``M = I``:
+Isotropic Geometric Alignment (IGA), the least-norm update, derivable: for ``Delta = r q^T``, ``q = M k / (k^T M k)``,
+an input ``k + e`` yields ``r (1 + q^T e)``, and ``||q|| ||k|| >= 1`` with equality only for ``M = I``:
 
     Delta_l = R_l K^T (K K^T + lambda I)^-1          lambda in units of the mean ||k||^2
 
@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from ke_cli.data.types import EditUnit
-from ke_cli.engine.value import Problem, Solution, optimise
+from ke_cli.engine.problems import Problem, Solution
+from ke_cli.engine.value import optimise
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import check_not_negative, check_positive
 from ke_cli.methods.memit import Column, Facts, SpreadEditor, regularised_solve, subjects_of
-from ke_cli.models.editable import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Rose(SpreadEditor):
     Args:
         constraint: ``isotropic`` (IGA) or ``covariance`` (MEMIT's constraint, for ablation).
         integration: How one value is found for all facts of a subject.
+        key: The subject's key: that of its first fact (as MEMIT-Merge), or the mean over its facts.
         lambda_: Isotropic: ridge in units of the mean ``||k||^2``. Covariance: weight of ``C``.
         joint_steps: Evaluations of the joint loss in the second level of ``two_level``.
         pull: ``mu`` of ``two_level``.
@@ -46,6 +47,7 @@ class Rose(SpreadEditor):
 
     constraint: Literal["isotropic", "covariance"]
     integration: Literal["joint", "two_level"]
+    key: Literal["first", "mean"]
     lambda_: float
     joint_steps: int
     pull: float
@@ -61,10 +63,11 @@ class Rose(SpreadEditor):
         return self.edited_layers(depth) if self.constraint == "covariance" else []
 
     def columns(self, bench: Workbench, units: Sequence[EditUnit]) -> list[list[Column]]:
-        """One column per subject; its key is the mean over the subject's facts."""
+        """One column per subject."""
         groups = [subjects_of(unit) for unit in units]
         solutions = iter(self._integrate(bench, [facts for unit in groups for facts in unit]))
-        return [[Column(next(solutions).value, facts) for facts in unit] for unit in groups]
+        members = 1 if self.key == "first" else None
+        return [[Column(next(solutions).value, facts[:members]) for facts in unit] for unit in groups]
 
     def _integrate(self, bench: Workbench, groups: Sequence[Facts]) -> list[Solution]:
         joint = [self.joint_problem(bench, facts) for facts in groups]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ke_cli.data.types import Request
+from ke_cli.engine.problems import EssenceRow, TargetRow
 from ke_cli.engine.reading import Token
 from ke_cli.engine.tokens import Prompt, continuation, encode
-from ke_cli.engine.value import EssenceRow, TargetRow
 
 Lookup = Literal["subject_last", "prompt_last"]
 Essence = Literal["subject", "prompt", "last", "target_offset"]

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ke_cli.data.types import Request
 from ke_cli.engine.edits import Edit
+from ke_cli.engine.problems import MatchRow, Problem
 from ke_cli.engine.tokens import Prompt, encode
-from ke_cli.engine.value import MatchRow, Problem, optimise
+from ke_cli.engine.value import optimise
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
 from ke_cli.methods.base import check_not_negative, check_positive

@@ -92,6 +92,5 @@ def _down_projection(layer: nn.Module, width: int) -> str | None:
 
 def projection_shape(module: nn.Module) -> tuple[int, int]:
     """Return ``(d_out, d_in)`` of a linear projection, whichever way round it stores its weight."""
-    weight = module.weight
-    rows, columns = int(weight.shape[0]), int(weight.shape[1])  # type: ignore[union-attr, index, arg-type]
+    rows, columns = module.get_parameter("weight").shape
     return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ke_cli.report.aggregate import Comparison
-from ke_cli.report.rows import Row, differing
+from ke_cli.report.rows import Row, differing, setting
 from ke_cli.report.statistics import LEVEL, RESAMPLES
 from ke_cli.results.reader import Run
 from ke_cli.results.record import printable
@@ -50,8 +50,8 @@ def footnotes(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         yield from _unfinished(row)
         yield from _failures(row)
-        if len(row.runs) > 1:
-            yield f"{row.label}: {len(row.runs)} runs are pooled."
+    if pooled := [f"{row.label} ({len(row.runs)} runs)" for row in comparison.rows if len(row.runs) > 1]:
+        yield f"Pooled: {', '.join(pooled)}."
     yield from _versions(comparison)
     yield from _other_settings(comparison)
 
@@ -89,7 +89,11 @@ def _other_settings(comparison: Comparison) -> Iterator[str]:
     """Tell what the runs differ in, besides the method and what the labels already say."""
     told = {key for row in comparison.rows for key, _ in row.values}
     keys = differing([run for row in comparison.rows for run in row.runs])
-    others = [key for key in keys if key not in told and not key.startswith(("method.", "metrics."))]
+    others = [key for key in keys if key not in told and not key.startswith("method.")]
+    # Rows that pool the same seeds do not differ in the seed.
+    others = [
+        key for key in others if len({frozenset(setting(run, key) for run in row.runs) for row in comparison.rows}) > 1
+    ]
     if others:
         yield f"The rows differ in more than the method: {', '.join(others)}."
 

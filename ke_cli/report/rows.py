@@ -13,9 +13,6 @@ from ke_cli.results.record import Scalar
 UNEDITED = "none"
 """The method that edits nothing: it comes first, and is never the best."""
 
-OPERATIONAL = frozenset({"device", "output_dir", "batch_tokens", "dry_run", "resume", "progress"})
-"""Settings that say how a run was computed, not what: they do not tell rows apart."""
-
 Key = tuple[str, str, str]
 
 
@@ -36,7 +33,7 @@ class Row:
     @property
     def label(self) -> str:
         """For example ``rose (lambda_=0.1, seed=1)``."""
-        parts = [f"{key.removeprefix('method.')}={_text(value)}" for key, value in self.values]
+        parts = [f"{key.removeprefix('method.')}={_text(value)}" for key, value in self.values if key != "method.name"]
         return f"{self.method} ({', '.join(parts)})" if parts else self.method
 
     @property
@@ -79,13 +76,10 @@ def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
 
 
 def _rows_of(method: str, runs: Sequence[Run], by: Sequence[str]) -> list[Row]:
-    keys = by or [key for key in differing(runs) if not key.startswith("metrics.")]
-    pooled: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    keys = by or differing(runs)
+    pooled: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        settings = run.record.settings
-        # Text, because 1, 1.0 and True are one key of a dictionary but three settings.
-        values = tuple((key, repr(settings[key])) for key in keys if key in settings)
-        pooled.setdefault(values, []).append(run)
+        pooled.setdefault(tuple(setting(run, key) for key in keys), []).append(run)
     rows = [_row(method, keys, members) for members in pooled.values()]
     return rows if by else [single for row in rows for single in _apart(row)]
 
@@ -105,11 +99,18 @@ def _apart(row: Row) -> list[Row]:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Return the setting keys in which runs differ, without operational ones, in the order of the settings."""
-    keys = dict.fromkeys(key for run in runs for key in run.record.settings)
+    """Return the scientific settings in which runs differ, in the order of the settings; metrics are not among them."""
+    keys = dict.fromkeys(key for run in runs for key in run.record.identity)
     return [
-        key for key in keys if key not in OPERATIONAL and len({repr(run.record.settings.get(key)) for run in runs}) > 1
+        key
+        for key in keys
+        if not key.startswith(("metrics.", "metric_versions.")) and len({setting(run, key) for run in runs}) > 1
     ]
+
+
+def setting(run: Run, key: str) -> str:
+    """Return a setting as text that tells 1, 1.0 and True apart."""
+    return repr(run.record.settings.get(key))
 
 
 def check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -100,13 +101,15 @@ def _table(names: tuple[str, str, str], runs: Sequence[Run], view: View) -> Tabl
         return Table(*names, (), (), "No case was finished.", tuple(without_cases(empty)))
     comparison = compare(rows, all_cases=view.all_cases)
     columns = _selected(comparison.columns, view.metrics)
-    lines = _sorted(_lines(comparison, columns, view.against), columns, view.sort)
+    reference = _reference(rows, view.against)
+    lines = _lines(comparison, columns, reference)
+    ordered = tuple(lines[place] for place in _order(comparison, view.sort))
     notes = (*footnotes(comparison), *without_cases(empty))
-    return Table(*names, columns, tuple(lines), caption(comparison, view.all_cases, view.against), notes)
+    text = caption(comparison, view.all_cases, "" if reference is None else rows[reference].label)
+    return Table(*names, columns, ordered, text, notes)
 
 
-def _lines(comparison: Comparison, columns: Sequence[ColumnRecord], against: str) -> list[Line]:
-    reference = _reference(comparison.rows, against)
+def _lines(comparison: Comparison, columns: Sequence[ColumnRecord], reference: int | None) -> list[Line]:
     by_column = [_cells(comparison, column, reference) for column in columns]
     return [
         Line(
@@ -159,20 +162,16 @@ def _selected(columns: Sequence[ColumnRecord], wanted: Sequence[str]) -> tuple[C
     return tuple(chosen.values())
 
 
-def _sorted(lines: list[Line], columns: Sequence[ColumnRecord], sort: str) -> list[Line]:
-    name, _, order = sort.partition(":")
-    sign = -1.0 if order == "desc" else 1.0
+def _order(comparison: Comparison, sort: str) -> list[int]:
+    """Return the places of the rows in the order wanted; rows without a value come last either way."""
+    name, _, direction = sort.partition(":")
+    places = list(range(len(comparison.rows)))
     if name == "name":
-        return sorted(lines, key=lambda line: line.row.label, reverse=order == "desc")
-    for place, column in enumerate(columns):
-        if column.name == name:
-            return sorted(lines, key=lambda line: _rank(line.cells[place].estimate.value, sign))
-    return lines
-
-
-def _rank(value: float | None, sign: float) -> tuple[bool, float]:
-    """Put rows without a value last, whatever the order."""
-    return value is None, 0.0 if value is None else sign * value
+        return sorted(places, key=lambda place: comparison.rows[place].label, reverse=direction == "desc")
+    if name not in comparison.samples[0]:
+        return places
+    points = [sample[name].point * (-1 if direction == "desc" else 1) for sample in comparison.samples]
+    return sorted(places, key=lambda place: (math.isnan(points[place]), points[place]))
 
 
 def _check(view: View, groups: Iterable[Sequence[Run]]) -> None:
@@ -181,17 +180,19 @@ def _check(view: View, groups: Iterable[Sequence[Run]]) -> None:
     runs = [run for members in groups for run in members]
     check_keys(view.by, runs)
     columns = merged_columns(runs)
-    names = [column.name for column in columns]
+    names = {column.name for column in columns}
+    shown = names | {column.metric for column in columns}
     for name in view.metrics:
-        if runs and name not in {*names, *(column.metric for column in columns)}:
-            raise unknown_name("metric", name, names, where="--metrics")
+        if runs and name not in shown:
+            raise unknown_name("metric", name, shown, where="--metrics")
     name, _, order = view.sort.partition(":")
     if runs and name not in ("", "name", *names):
         raise unknown_name("column", name, ["name", *names], where="--sort")
     if order not in ("", "asc", "desc"):
         raise UserError(f"unknown order {order!r}", where="--sort", allowed="asc, desc")
-    labels = [row.label for members in groups for row in make_rows(members, view.by)]
-    if runs and view.against and view.against not in {*labels, *(r.record.named("method") for r in runs)}:
+    rows = [make_rows([run for run in members if run.done], view.by) for members in groups]
+    if view.against and any(rows) and all(_reference(members, view.against) is None for members in rows):
+        labels = {row.label for members in rows for row in members}
         raise unknown_name("row", view.against, labels, where="--against")
 
 

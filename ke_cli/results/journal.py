@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
-from ke_cli.results.strict_json import dump, finite, load_object
+from ke_cli.results.strict_json import dump, load_object
 
 SCHEMA = 1
 CASES_FILE = "cases.jsonl"
@@ -83,10 +83,10 @@ def _number(value: object) -> float | None:
 
 
 def encode(line: Mapping[str, Any]) -> bytes:
-    """Return the line as it is stored: strict JSON, with the bulky raw answers at its end."""
-    clean = finite({"schema": SCHEMA, **line})
-    raw = {key: clean.pop(key) for key in RAW_KEYS if key in clean}
-    return dump({**clean, **raw}) + b"\n"
+    """Return the line as it is stored: strict JSON, with the bulky raw answers behind all that tables need."""
+    raw = {key: line[key] for key in RAW_KEYS if key in line}
+    rest = {key: value for key, value in line.items() if key not in raw}
+    return dump({"schema": SCHEMA, **rest, **raw}) + b"\n"
 
 
 def decode(text: bytes, *, whole: bool) -> CaseLine:

@@ -14,6 +14,8 @@ from ke_cli.results.journal import SCHEMA
 RUN_FILE = "run.json"
 STATUSES = ("running", "complete", "interrupted", "failed")
 KINDS = ("mean", "harmonic", "arithmetic", "all_in_unit")
+OPERATIONAL = frozenset({"device", "output_dir", "batch_tokens", "dry_run", "resume", "progress"})
+"""Settings that say how a run was computed, not what; needed for records that do not tell their identity."""
 
 Scalar = str | float | int | bool | None
 
@@ -51,6 +53,7 @@ class RunRecord:
         status: One of `STATUSES`, ``unknown``, or ``unreadable`` when there is no usable record.
         settings: The configuration, flat: dotted key to value (lists as JSON text), with the fingerprints of
             model and data set under ``model.fingerprint`` and ``dataset.fingerprint``.
+        identity: Those settings that can change a number.
         columns: All columns in the order of the metrics, derived ones behind those of their metric.
         versions: Metric name to version.
         total: How many cases the run is about; 0 when it does not say.
@@ -61,6 +64,7 @@ class RunRecord:
     run_id: str = ""
     status: str = "unreadable"
     settings: Mapping[str, Scalar] = field(default_factory=dict)
+    identity: Mapping[str, Scalar] = field(default_factory=dict)
     columns: tuple[ColumnRecord, ...] = ()
     versions: Mapping[str, int] = field(default_factory=dict)
     total: int = 0
@@ -76,10 +80,9 @@ class RunRecord:
         """
         if raw.get("schema") != SCHEMA:
             raise ValueError(f"written by another version (schema {raw.get('schema')!r:.40}, not {SCHEMA})")
-        settings = dict(_flat(_mapping(raw, "config")))
-        for part in ("model", "dataset"):
-            if isinstance(found := raw.get(part), Mapping) and "fingerprint" in found:
-                settings[f"{part}.fingerprint"] = _scalar(found["fingerprint"])
+        prints = dict(_fingerprints(raw))
+        settings = dict(_flat(_mapping(raw, "config"))) | prints
+        identity = dict(_flat(_mapping(raw, "identity"))) | prints if "identity" in raw else settings
         metrics = {printable(key): value for key, value in _mapping(raw, "metrics").items()}
         total = raw.get("totals")
         return cls(
@@ -87,6 +90,7 @@ class RunRecord:
             run_id=printable(raw.get("run_id") or ""),
             status=raw["status"] if raw.get("status") in STATUSES else "unknown",
             settings=settings,
+            identity={key: value for key, value in identity.items() if key not in OPERATIONAL},
             columns=tuple(column for key, value in metrics.items() for column in _columns(key, value)),
             versions={key: int(_number(value.get("version", 0))) for key, value in metrics.items()},
             total=int(_number(total.get("cases", 0))) if isinstance(total, Mapping) else 0,
@@ -108,6 +112,12 @@ def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{key} is missing, or not an object")
     return value
+
+
+def _fingerprints(raw: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
+    for part in ("model", "dataset"):
+        if isinstance(found := raw.get(part), Mapping) and "fingerprint" in found:
+            yield f"{part}.fingerprint", _scalar(found["fingerprint"])
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:

@@ -16,7 +16,7 @@ from ke_cli.results.journal import CASES_FILE, SCHEMA, CaseLine, decode, encode
 from ke_cli.results.lock import acquire
 from ke_cli.results.record import RUN_FILE
 from ke_cli.results.recovery import recover
-from ke_cli.results.strict_json import dump, finite, load_object
+from ke_cli.results.strict_json import dump, load_object
 
 
 class RunStore:
@@ -83,7 +83,7 @@ class RunStore:
             UserError: The disk refuses; then none of the lines is stored.
         """
         texts = [encode(line) for line in lines]
-        outcomes = self._outcomes([decode(text, whole=True) for text in texts])
+        outcomes = self._outcomes([decode(text, whole=False) for text in texts])
         with explained(self.directory / CASES_FILE):
             self._write(b"".join(texts))
         self.done_units |= {unit for unit, ok in outcomes.items() if ok}
@@ -119,7 +119,7 @@ class RunStore:
         Raises:
             UserError: The disk refuses; the old record stays.
         """
-        text = dump(finite({"schema": SCHEMA, **record}), indent=2) + b"\n"
+        text = dump({"schema": SCHEMA, **record}, indent=2) + b"\n"
         with explained(self.directory / RUN_FILE):
             write_atomic(self.directory / RUN_FILE, [text])
 

@@ -26,21 +26,23 @@ def load_object(text: bytes) -> dict[str, Any]:
 def dump(value: Mapping[str, Any], indent: int | None = None) -> bytes:
     """Encode as ASCII, so that no text can break the encoding; compact without ``indent``.
 
+    Each NaN and infinity becomes null, with a line under the top-level key ``notes``.
+
     Raises:
-        ValueError: The value holds NaN or an infinity (see `finite`).
         TypeError: The value holds something JSON has no word for.
     """
     separators = (",", ":") if indent is None else None
-    return json.dumps(value, allow_nan=False, indent=indent, separators=separators).encode("ascii")
+    try:
+        text = json.dumps(value, allow_nan=False, indent=indent, separators=separators)
+    except ValueError:
+        text = json.dumps(_noted(value), allow_nan=False, indent=indent, separators=separators)
+    return text.encode("ascii")
 
 
-def finite(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace every NaN and infinity by null, each with a line under the key ``notes``."""
+def _noted(value: Mapping[str, Any]) -> dict[str, Any]:
     lost: list[str] = []
     clean: dict[str, Any] = _finite(value, "", lost)
-    if lost:
-        clean["notes"] = [*(clean.get("notes") or []), *lost]
-    return clean
+    return {**clean, "notes": [*(clean.get("notes") or []), *lost]}
 
 
 def _finite(value: Any, where: str, lost: list[str]) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from dummies import CHOICES
+from dummies import CHOICES, write_conf
 
 from ke_cli import run as command
 from ke_cli.config import RunConfig, run_dir
+from ke_cli.sweep import FINGERPRINT
 
 
 class Result(NamedTuple):
@@ -39,6 +41,24 @@ class Recorder(ModuleType):
 
 
 @pytest.fixture
+def dummy_conf(tmp_path: Path) -> Path:
+    return write_conf(tmp_path / "my conf")
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give back the environment and the log handlers, which Hydra and the command change."""
+    monkeypatch.delenv("KE_TRACEBACK", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv(FINGERPRINT, "")
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     recorder = Recorder()
     monkeypatch.setitem(sys.modules, "ke_cli.execute", recorder)
@@ -51,6 +71,7 @@ def ke_run(
     dummy_conf: Path,
     tmp_path: Path,
     executed: list[RunConfig],
+    own_environment: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., Result]:
@@ -58,8 +79,6 @@ def ke_run(
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.delenv("KE_TRACEBACK", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
     def called(*args: str, dummies: bool = True) -> Result:
         given = [f"--config-dir={dummy_conf}", *CHOICES, *args] if dummies else list(args)

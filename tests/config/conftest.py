@@ -6,11 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dummies import CHOICES
+from dummies import CHOICES, write_conf
 
 from ke_cli.config import RunConfig, compose_run
 
 Compose = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def dummy_conf(tmp_path: Path) -> Path:
+    return write_conf(tmp_path / "my conf")
 
 
 @pytest.fixture

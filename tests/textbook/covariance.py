@@ -13,9 +13,7 @@ from .model_calls import logits_of
 from .tokens import Row, encode
 
 
-def covariance(
-    model: Any, tokenizer: Any, texts: Iterable[str], layer: int, max_length: int
-) -> tuple[Tensor, int]:
+def covariance(model: Any, tokenizer: Any, texts: Iterable[str], layer: int, max_length: int) -> tuple[Tensor, int]:
     """Return ``E[k k^T]`` [m, m] in float64 of one layer, and the number of tokens behind it.
 
     One text at a time. Every token of a text's encoding counts alike, the special tokens that the tokenizer puts

@@ -73,9 +73,7 @@ def solve_covariance(covariance: Tensor, key: Tensor) -> Tensor:
     return torch.linalg.solve(matrix, key.double())
 
 
-def averaged_key(
-    model: Any, tokenizer: Any, fact: Fact, layer: int, templates: Sequence[str], lookup: str
-) -> Tensor:
+def averaged_key(model: Any, tokenizer: Any, fact: Fact, layer: int, templates: Sequence[str], lookup: str) -> Tensor:
     """Return the mean of the keys [m] over all templates alike."""
     keys = [key_at(model, prompt_row(tokenizer, fact, template, lookup), layer) for template in templates]
     return torch.stack(keys).mean(0)

@@ -105,9 +105,7 @@ def isotropic_solve(ridge: float) -> Solve:
     return solve
 
 
-def fact_value(
-    model: Any, tokenizer: Any, fact: Fact, groups: Groups, layer: int, numbers: Optimisation
-) -> Path:
+def fact_value(model: Any, tokenizer: Any, fact: Fact, groups: Groups, layer: int, numbers: Optimisation) -> Path:
     """Optimise the hidden state of one fact on its own."""
     kept = essence(tokenizer, fact, "subject")
     return optimise_value(model, fact_rows(tokenizer, fact, groups), kept, "layer", layer, numbers)

@@ -30,6 +30,9 @@ WRITE, WRITE_ILL = 1e-3, 5e-3
 TINY_KU = 1e-2
 """For ``v`` where the published ``k . u`` is near 0 and so carries the rounding of a float32 inverse."""
 
+HUGE = 1e-3
+"""For scores of a float32 model after a change of norm 10^4."""
+
 Check = Callable[[str, Tensor, Tensor, float], None]
 
 
@@ -66,9 +69,9 @@ def check() -> Check:
 
 
 def each_fact(method: str) -> list[Any]:
-    """Return (case, fact) parameters; facts after the second are marked slow."""
+    """Return (case, fact) parameters; facts after the first are marked slow."""
     found = [
-        pytest.param(case, i, id=f"{case.name}-{i}", marks=[pytest.mark.slow] if i > 1 else [])
+        pytest.param(case, i, id=f"{case.name}-{i}", marks=[pytest.mark.slow] if i > 0 else [])
         for case in references(method)
         for i in range(len(case.facts))
     ]
@@ -131,9 +134,7 @@ def check_parts(check: Check, case: Reference, fact: int, weight: str, write: Ra
 def test_rome(case: Reference, fact: int, model: Any, tokenizer: Any, check: Check) -> None:
     layer = case.numbers["layers"][0]
     matrix = reference.covariances()[layer] if case.numbers["mom2_adjustment"] else None
-    edit = rome(
-        model, tokenizer, case.facts[fact], layer, case.record["templates"], matrix, case.optimisation()
-    )
+    edit = rome(model, tokenizer, case.facts[fact], layer, case.record["templates"], matrix, case.optimisation())
     ((name, write),) = edit.writes.items()
     steps = case.numbers["v_num_grad_steps"]
     check_printed_losses(write.path, case.record["losses"][fact * steps : (fact + 1) * steps])
@@ -185,14 +186,15 @@ def test_rets(case: Reference, fact: int, model: Any, tokenizer: Any, check: Che
     check_known_rounding(case, fact, weight, write, published)
 
 
-def check_known_rounding(
-    case: Reference, fact: int, weight: str, write: RankOne, published: dict[str, Any]
-) -> None:
-    """Our float64 solve is as far from their float32 inverse as they measured theirs to be from float64."""
-    for name, ours in (("u", write.u), ("delta_w", write.delta)):
+def check_known_rounding(case: Reference, fact: int, weight: str, write: RankOne, published: dict[str, Any]) -> None:
+    """Our float64 solve is as far from their float32 inverse as they measured theirs to be from float64.
+
+    For the whole write this holds less sharply, because ``k . u`` is a small difference of float32 products.
+    """
+    for name, ours, tolerance in (("u", write.u, 5e-5), ("delta_w", write.delta, 5e-4)):
         theirs = case.tensors[f"fact{fact}::{name}::{weight}"].double()
         difference = ((theirs - ours).norm() / ours.norm()).item()
-        assert difference == pytest.approx(published[f"{name}_rel_diff_to_float64_solve"], rel=0.05)
+        assert difference == pytest.approx(published[f"{name}_rel_diff_to_float64_solve"], abs=tolerance)
 
 
 @pytest.mark.parametrize("case", references("rets") or [None])
@@ -224,7 +226,13 @@ def test_subject_constraint(case: Reference | None, model: Any, tokenizer: Any, 
     layer = case.numbers["layers"][0]
     keys = torch.stack([key_at(model, prompt_row_of(tokenizer, text), layer) for text in prompts])
     check("C_sub_keys", keys, case.tensors["C_sub_keys"], PATH)
+    if case.name.endswith("own_prompts_left_out"):
+        assert other_prompts(reference.constraint_prompts(every_prompt(case)), case.facts) == prompts
     check("C_sub", subject_constraint(model, tokenizer, prompts, layer), case.tensors["C_sub"], PATH)
+
+
+def every_prompt(case: Reference) -> str:
+    return str(case.record["C_sub"]["prompts_file"]).partition(" records ")[0]
 
 
 def prompt_row_of(tokenizer: Any, text: str) -> Row:
@@ -286,7 +294,7 @@ def test_relation_specificity(record: dict[str, Any] | None, model: Any, tokeniz
     for prompt in record["prompts"]:
         check_relation_prompt(model, tokenizer, prompt, record["target_new"], stop_words)
         with edited(model, deltas):
-            check_relation_scores(model, tokenizer, prompt, record["target_new"], prompt["post"])
+            check_relation_scores(model, tokenizer, prompt, record["target_new"], prompt["post"], HUGE)
 
 
 def check_relation_prompt(
@@ -297,7 +305,7 @@ def check_relation_prompt(
     assert scoring.relation_token(their_candidates(prompt), stop_words).id == prompt["t0_id"]
     ours = scoring.relation_token(scoring.top_tokens(model, tokenizer, text, 20), stop_words)
     assert ours.id == prompt["t0_id_without_left_padding"]
-    check_relation_scores(model, tokenizer, prompt, target, prompt["pre"])
+    check_relation_scores(model, tokenizer, prompt, target, prompt["pre"], 1e-5)
 
 
 def their_candidates(prompt: dict[str, Any]) -> list[scoring.Candidate]:
@@ -307,11 +315,11 @@ def their_candidates(prompt: dict[str, Any]) -> list[scoring.Candidate]:
 
 
 def check_relation_scores(
-    model: Any, tokenizer: Any, prompt: dict[str, Any], target: str, published: dict[str, Any]
+    model: Any, tokenizer: Any, prompt: dict[str, Any], target: str, published: dict[str, Any], tolerance: float
 ) -> None:
     result = scoring.relation_check(model, tokenizer, prompt["prompt"], target, prompt["t0_id"])
-    assert result.t0_nll == pytest.approx(published["nll_t0"], rel=1e-3)
-    assert result.target_nll == pytest.approx(published["max_nll_target_new"], rel=1e-3)
+    assert result.t0_nll == pytest.approx(published["nll_t0"], rel=tolerance)
+    assert result.target_nll == pytest.approx(published["max_nll_target_new"], rel=tolerance)
     assert result.success == published["success"]
 
 
@@ -323,14 +331,12 @@ def test_target_log_probabilities(case: Reference, fact: int, model: Any, tokeni
     before = scoring.nll(model, tokenizer, record["prompt"], request.target)
     with edited(model, {weight.removesuffix(".weight"): case.tensors[f"fact{fact}::delta_w::{weight}"]}):
         after = scoring.nll(model, tokenizer, record["prompt"], request.target)
-    for ours, theirs in ((before, "target_before"), (after, "target_after")):
-        assert ours.nlls == pytest.approx([-x for x in record[theirs]["token_logprobs"]], rel=1e-3)
+    for ours, theirs, tolerance in ((before, "target_before", 1e-5), (after, "target_after", HUGE)):
+        assert ours.nlls == pytest.approx([-x for x in record[theirs]["token_logprobs"]], rel=tolerance)
 
 
 @pytest.mark.parametrize(("case", "fact"), each_fact("rets"))
-def test_published_write_gives_the_value(
-    case: Reference, fact: int, model: Any, tokenizer: Any, check: Check
-) -> None:
+def test_published_write_gives_the_value(case: Reference, fact: int, model: Any, tokenizer: Any, check: Check) -> None:
     """``(W + delta) k`` is ``v*`` at the lookup position of the un-prefixed prompt."""
     layer = case.numbers["layers"][0]
     weight = f"transformer.h.{layer}.mlp.c_proj.weight"

@@ -66,8 +66,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(cell: Cell, column: ColumnRecord) -> str:
-    value, interval = map(escaped, cell_texts(cell, column))
-    value = value.replace("-", "$-$") if value != "--" else value
+    value, interval = (text.replace("-", "$-$").replace("\N{EN DASH}", "--") for text in cell_texts(cell, column))
     bold = f"\\textbf{{{value}}}" if cell.best else value
     return f"{bold} {{\\scriptsize {interval}}}" if interval else bold
 

@@ -33,7 +33,7 @@ def _rows(table: Table) -> list[str]:
 
 def _cell(cell: Cell, column: ColumnRecord) -> str:
     value, interval = cell_texts(cell, column)
-    return f"{f'**{value}**' if cell.best else value} {_escaped(interval)}".strip()
+    return f"{f'**{value}**' if cell.best else value} {interval}".strip()
 
 
 def _escaped(text: str) -> str:

@@ -1,0 +1,99 @@
+"""Read a JSON file strictly: what is wrong with it as a file is a `UserError` that says where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ke_cli.errors import UserError
+
+HINT = "dataset.path=FILE"
+
+
+class Repeated(dict[str, Any]):
+    """A JSON object in which a key occurs more than once; ``keys_twice`` names these keys."""
+
+    keys_twice: tuple[str, ...]
+
+
+def read_json(path: str) -> tuple[Any, str]:
+    """Read and decode a file.
+
+    Args:
+        path: As the user typed it; ``~`` is the home folder.
+
+    Returns:
+        The document and the SHA-256 of the file's bytes. Objects with repeated keys are `Repeated`, and NaN
+        and infinities are still in it: `strange_values` finds both.
+
+    Raises:
+        UserError: If the file is missing, a folder, unreadable, not UTF-8, or not JSON.
+    """
+    content = _read(path)
+    try:
+        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file is not UTF-8 text (byte {error.start})", where=path, hint=HINT) from error
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {error.lineno}, column {error.colno}"
+        raise UserError(f"the file is not JSON: {error.msg}", where=place, hint=HINT) from error
+    except RecursionError as error:
+        raise UserError("the file is not usable: its JSON is nested too deeply", where=path, hint=HINT) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"the file is not usable: {error}", where=path, hint=HINT) from error
+    return document, hashlib.sha256(content).hexdigest()
+
+
+def strange_values(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield place and description of what JSON does not allow or text cannot hold, at any depth.
+
+    These are repeated keys, NaN, infinities, and halves of surrogate pairs.
+    """
+    waiting = [("", value)]  # a list of our own, because a document may be nested deeper than calls can be
+    while waiting:
+        place, item = waiting.pop()
+        for what in _strange(item):
+            yield place, what
+        if isinstance(item, dict):
+            inner = [(f"{place}.{key}".lstrip("."), field) for key, field in item.items()]
+            waiting += reversed(inner)
+        elif isinstance(item, list):
+            waiting += [(f"{place}[{index}]", item[index]) for index in reversed(range(len(item)))]
+
+
+def _strange(value: Any) -> Iterator[str]:
+    match value:
+        case str() if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            yield "holds half of a surrogate pair, which is no text"
+        case float() if not math.isfinite(value):
+            yield f"is {value}, which JSON does not have"
+        case Repeated():
+            yield f"has the key {', '.join(map(repr, value.keys_twice))} more than once"
+
+
+def _read(path: str) -> bytes:
+    try:
+        file = Path(path).expanduser()
+        if file.is_dir():
+            raise UserError("a file was expected, this is a folder", where=path, hint=HINT)
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError("the file does not exist", where=path, hint=HINT) from error
+    except OSError as error:
+        raise UserError(f"the file cannot be read: {error.strerror}", where=path, hint=HINT) from error
+    except (ValueError, RuntimeError) as error:  # a NUL in the path; "~" of an unknown user
+        raise UserError(f"this is not the path of a file: {error}", where=repr(path), hint=HINT) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    names = [key for key, _ in pairs]
+    repeated = Repeated(made)
+    repeated.keys_twice = tuple(key for key in made if names.count(key) > 1)
+    return repeated

@@ -1,0 +1,67 @@
+"""What the CounterFact loaders share: which records are read, and which prompts are made for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from ke_cli.data.instructions import instruction
+from ke_cli.data.relation_prompts import relation_probes
+from ke_cli.data.types import Probe, Request
+from ke_cli.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """Settings of a loader whose files lack some of the prompts.
+
+    The names of recipes carry a version, so that a run's identity changes when their wording does.
+
+    Args:
+        limit: How many entries of the file are used; null for all. The whole file is checked all the same.
+        offset: How many entries are skipped before them.
+        relation_specific_prompts: How prompts about other relations of the subject are made where the file
+            has none; null for not at all.
+        relation_specific_count: The most that are made for a case.
+        instructions: How the fact is put as an instruction; null for not at all.
+    """
+
+    limit: int | None = None
+    offset: int = 0
+    relation_specific_prompts: Literal["templates-1"] | None = "templates-1"
+    relation_specific_count: int = 5
+    instructions: Literal["questions-1"] | None = "questions-1"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that leave nothing."""
+        for name, value, least in (
+            ("limit", self.limit, 1),
+            ("offset", self.offset, 0),
+            ("relation_specific_count", self.relation_specific_count, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+    def made_relation_specific(self, request: Request) -> tuple[Probe, ...]:
+        """Return prompts about other relations of the request's subject."""
+        if self.relation_specific_prompts is None:
+            return ()
+        return relation_probes(request.relation, request.subject, self.relation_specific_count)
+
+    def made_instructions(self, request: Request) -> tuple[Probe, ...]:
+        """Return the request as an instruction."""
+        return () if self.instructions is None else (instruction(request),)
+
+    def window(self, entries: Sequence[T]) -> Sequence[T]:
+        """Return the entries that are used.
+
+        Raises:
+            UserError: If the offset skips all.
+        """
+        if self.offset >= len(entries):
+            what = f"an offset of {self.offset} skips all {len(entries)} entries of the file"
+            raise UserError(what, where="dataset.offset", allowed=f"0 to {len(entries) - 1}")
+        return entries[self.offset :][: self.limit]

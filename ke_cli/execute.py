@@ -1,0 +1,239 @@
+"""Doing a run: edit and evaluate package by package, store every finished unit, and go on where a run stopped."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ke_cli.config import RunConfig, config_dict, run_dir, run_id, run_identity
+from ke_cli.data.text import TextSource
+from ke_cli.data.types import EditUnit
+from ke_cli.engine.statistics import StatisticsSpec, StatisticsStore
+from ke_cli.engine.workbench import Workbench
+from ke_cli.errors import UserError
+from ke_cli.evaluate import result_lines
+from ke_cli.metrics.base import Metric
+from ke_cli.models.editable import EditableModel
+from ke_cli.models.loading import load
+from ke_cli.paths import cache_dir
+from ke_cli.plan import Plan, make_plan
+from ke_cli.progress import Progress, make_progress
+from ke_cli.provenance import environment, git_state, hardware, now
+from ke_cli.results.store import RunStore
+
+
+def execute(config: RunConfig) -> Path:
+    """Do the run that ``config`` describes, or what is left of it, and print its table.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UserError: Bad input; everything finished is stored.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; likewise.
+    """
+    console = Console(stderr=False)
+    plan = make_plan(config)
+    for warning in plan.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+    directory = run_dir(config)
+    if config.dry_run:
+        _show_plan(console, plan)
+        return directory
+    with RunStore.open(directory, resume=config.resume) as store, _terminable():
+        Run(plan, store, console).complete()
+    _show_table(console, directory)
+    return directory
+
+
+@dataclass
+class Run:
+    """One run on its way: the plan, the place its results go to, and the screen."""
+
+    plan: Plan
+    store: RunStore
+    console: Console
+
+    def complete(self) -> None:
+        """Compute every unit that is not stored yet; a complete run is recognised without loading the model."""
+        left = [unit for unit in self.plan.units if unit.unit_id not in self.store.done_units]
+        for note in self.store.notes:
+            self.console.print(f"note: {note}", highlight=False)
+        if not left:
+            self.console.print("this run is complete: its results are shown, nothing is computed again")
+            if (self.store.record or {}).get("status") != "complete":
+                self._write_record(dict(self.store.record or {}), status="complete")
+            return
+        done = len(self.plan.units) - len(left)
+        if done:
+            self.console.print(f"going on: {done} of {len(self.plan.units)} units are stored already")
+        self._compute(left)
+
+    def _compute(self, left: Sequence[EditUnit]) -> None:
+        record = self._first_record()
+        self._write_record(record, status="running")
+        started, before = time.perf_counter(), float(record.get("wall_s") or 0.0)
+        try:
+            bench = self._workbench(record)
+            with make_progress(self.plan.config.progress, self.console, self.plan, len(left)) as progress:
+                for start in range(0, len(left), self.plan.package):
+                    self._package(bench, left[start : start + self.plan.package], progress)
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self._write_record(record, status=status, wall_s=before + time.perf_counter() - started)
+            raise
+        self._write_record(record, status="complete", wall_s=before + time.perf_counter() - started)
+
+    def _workbench(self, record: dict[str, Any]) -> Workbench:
+        """Load the model and prepare what is computed once per model."""
+        config = self.plan.config
+        with self.console.status(f"loading {config.model.name}"):
+            model = load(self.plan.source)
+        self._check_same_model(model, record)
+        layers = self.plan.editor.edited_layers(model.n_layers)
+        spec = StatisticsSpec(
+            TextSource(config.statistics.text),
+            config.statistics.tokens_per_width,
+            config.statistics.tokens,
+            config.statistics.max_length,
+        )
+        store = StatisticsStore(cache_dir() / "statistics", spec, config.batch_tokens)
+        bench = Workbench(model, store, config.batch_tokens, self.plan.dataset.reference_prompts)
+        needed = self.plan.editor.covariance_layers(model.n_layers)
+        if needed:
+            with self.console.status(f"covariance of layers {', '.join(map(str, needed))}"):
+                bench.covariances(needed)
+        self._context_templates(bench, record)
+        record["model"] = {"name": model.name, "fingerprint": model.fingerprint, "layers": layers}
+        return bench
+
+    def _check_same_model(self, model: EditableModel, record: Mapping[str, Any]) -> None:
+        known = (record.get("model") or {}).get("fingerprint")
+        if known and known != model.fingerprint:
+            raise UserError(
+                "the model has changed since this run began, so its results would not belong together",
+                where=f"{self.store.directory} (fingerprint {known[:12]}, now {model.fingerprint[:12]})",
+                hint="resume=false starts anew and moves the old results aside",
+            )
+
+    def _context_templates(self, bench: Workbench, record: dict[str, Any]) -> None:
+        """Sample the context templates, or take those that the stored part of the run was made with."""
+        spec = self.plan.editor.context()
+        if spec is None:
+            return
+        if record.get("context_templates"):
+            bench.use_templates(spec, record["context_templates"])
+        record["context_templates"] = list(bench.templates(spec))
+
+    def _package(self, bench: Workbench, units: Sequence[EditUnit], progress: Progress) -> None:
+        """Edit and evaluate some units together and store them."""
+        lines = result_lines(self.plan.editor, self.plan.metrics, bench, units)
+        self.store.append(lines)
+        progress.advance(len(units), lines)
+
+    def _first_record(self) -> dict[str, Any]:
+        """The run record before anything is computed; what an earlier part of the run recorded is kept."""
+        config, earlier = self.plan.config, self.store.record or {}
+        return {
+            "schema": 1,
+            "run_id": run_id(config),
+            "name": self.store.directory.name,
+            "config": config_dict(config),
+            "identity": run_identity(config),
+            "metrics": {metric.name: _described(metric) for metric in self.plan.metrics},
+            "totals": {"cases": self.plan.cases, "units": len(self.plan.units)},
+            "model": earlier.get("model") or {},
+            "dataset": {
+                "name": self.plan.dataset.name,
+                "fingerprint": self.plan.dataset.fingerprint,
+                "source": self.plan.dataset.source,
+            },
+            "versions": environment(),
+            "git": git_state(),
+            "hardware": hardware(),
+            "context_templates": earlier.get("context_templates") or [],
+            "started_at": earlier.get("started_at") or now(),
+            "wall_s": earlier.get("wall_s") or 0.0,
+            "command": sys.argv,
+            "notes": [*(earlier.get("notes") or []), *self.store.notes, *self.plan.warnings],
+        }
+
+    def _write_record(self, record: dict[str, Any], *, status: str, wall_s: float | None = None) -> None:
+        record["status"] = status
+        record["updated_at"] = now()
+        record["peak_memory_bytes"] = max(int(record.get("peak_memory_bytes") or 0), _peak_memory_bytes())
+        if wall_s is not None:
+            record["wall_s"] = wall_s
+        failed = {*self.store.failed_units} - {*self.store.done_units}
+        record["counts"] = {"units_ok": len(self.store.done_units), "units_failed": len(failed)}
+        self.store.write_record(record)
+
+
+def _described(metric: Metric) -> dict[str, Any]:
+    """A metric's version and columns, so that results can be summarised without its code."""
+    columns = [{"name": c.name, "title": c.title, "direction": c.direction, "scale": c.scale} for c in metric.columns]
+    derived = [
+        {
+            "name": d.name,
+            "title": d.title,
+            "kind": d.kind,
+            "of": list(d.of),
+            "direction": d.direction,
+            "scale": d.scale,
+        }
+        for d in metric.derived
+    ]
+    return {"version": metric.version, "columns": columns, "derived": derived}
+
+
+def _peak_memory_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: cleanly, with everything finished stored."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        old = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: the launcher owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _show_plan(console: Console, plan: Plan) -> None:
+    from rich.table import Table
+
+    table = Table(title="what this run would do (dry_run=true)", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in plan.describe():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _show_table(console: Console, directory: Path) -> None:
+    from ke_cli.report.summary import print_run_table
+
+    print_run_table([directory], console)
+    console.print(f"results: {directory}", highlight=False, soft_wrap=True)

@@ -1,0 +1,107 @@
+"""Between metrics and engine: what is asked about a case, what comes of it, and how it is written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ke_cli.data.types import Case
+from ke_cli.engine.queries import (
+    Answer,
+    Answers,
+    Generation,
+    InstructionQuery,
+    Query,
+    Score,
+    TargetQuery,
+    TokenQuery,
+    TopTokens,
+    TopTokensQuery,
+)
+from ke_cli.errors import UserError
+from ke_cli.metrics.base import Metric
+
+
+def check_columns(metrics: Sequence[Metric]) -> None:
+    """Refuse metrics of which two fill the same column.
+
+    Raises:
+        UserError: With the column and both metrics.
+    """
+    owners: dict[str, str] = {}
+    for metric in metrics:
+        for name in [column.name for column in metric.columns] + [column.name for column in metric.derived]:
+            if name in owners:
+                raise _clash(name, owners[name], metric.name)
+            owners[name] = metric.name
+
+
+def plan_before(metrics: Sequence[Metric], case: Case) -> tuple[Query, ...]:
+    """Return what to ask the unedited model: every query once, in the order of the metrics."""
+    return tuple(dict.fromkeys(query for metric in metrics for query in metric.before(case)))
+
+
+def plan_after(metrics: Sequence[Metric], case: Case, before: Answers) -> tuple[Query, ...]:
+    """Return what to ask the edited model: every query once, in the order of the metrics."""
+    return tuple(dict.fromkeys(query for metric in metrics for query in metric.after(case, before)))
+
+
+def measure_all(metrics: Sequence[Metric], case: Case, before: Answers, after: Answers) -> dict[str, float | None]:
+    """Return the columns of all metrics.
+
+    Raises:
+        UserError: If two metrics fill the same column.
+    """
+    values: dict[str, float | None] = {}
+    for metric in metrics:
+        measured = metric.measure(case, before, after)
+        if twice := values.keys() & measured.keys():
+            owner = next(other.name for other in metrics if min(twice) in other.measure(case, before, after))
+            raise _clash(min(twice), owner, metric.name)
+        values |= measured
+    return values
+
+
+def prompts_hash(case: Case, queries: Iterable[Query]) -> str:
+    """Return the SHA-256, in hexadecimal digits, of the prompts and targets that a case was really asked with.
+
+    Two runs with equal hashes wrote the same fact and asked the same questions. Their order, and what depends on
+    a model's answers (the token of a `TokenQuery`) does not enter, so runs of different models can be compared.
+    """
+    request = case.request
+    edit = [request.prompt, request.subject, request.target_new, request.target_true]
+    asked = sorted({_asked(query) for query in queries})
+    return hashlib.sha256(json.dumps([edit, asked], separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+def to_json(query: Query, answer: Answer) -> dict[str, Any]:
+    """Return a question and its answer as they stand in the case log."""
+    match query, answer:
+        case TargetQuery(prompt, target), Score(nlls, hits):
+            return {"ask": "target", "prompt": prompt, "target": target, "nlls": list(nlls), "hits": list(hits)}
+        case TokenQuery(prompt, token), Score(nlls, hits):
+            return {"ask": "token", "prompt": prompt, "token": token, "nlls": list(nlls), "hits": list(hits)}
+        case TopTokensQuery(prompt, k), TopTokens(ids, texts, nlls):
+            top = {"ids": list(ids), "texts": list(texts), "nlls": list(nlls)}
+            return {"ask": "top", "prompt": prompt, "k": k, **top}
+        case InstructionQuery(question), Generation(text):
+            return {"ask": "instruction", "question": question, "text": text}
+    raise TypeError(f"a {type(answer).__name__} is no answer to a {type(query).__name__}")
+
+
+def _asked(query: Query) -> tuple[str, ...]:
+    """Return the kind of a question and its texts."""
+    match query:
+        case TargetQuery(prompt, target):
+            return "target", prompt, target
+        case InstructionQuery(question):
+            return "instruction", question
+        case TokenQuery(prompt) | TopTokensQuery(prompt):
+            return "next token", prompt
+
+
+def _clash(column: str, first: str, second: str) -> UserError:
+    what = f"the metrics {first!r} and {second!r} both fill the column {column!r}"
+    return UserError(what, where="metrics", hint="leave one of them out")

@@ -1,0 +1,92 @@
+"""The facts of one subject written together; subjects are independent of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ke_cli.data.relation_prompts import related
+from ke_cli.data.types import Case, EditUnit, Probe
+from ke_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class SameSubject:
+    """Groups cases by subject, in the order in which subjects first appear.
+
+    Relation-specific probes are dropped where they ask about another fact of the same unit, being its very
+    prompt or tagged with its relation or one that follows from it: their answers may rightly change.
+
+    Args:
+        min_facts: Subjects with fewer facts are left out.
+        max_facts: The first so many facts of a subject are used.
+        limit: How many subjects are used, null for all. It counts subjects, whereas the limit of a data set
+            may count records and so cut subjects apart.
+        distinct_relations: Keep only the first fact of each relation; several ones of a relation that has one
+            true object would contradict each other.
+    """
+
+    min_facts: int = 2
+    max_facts: int = 8
+    limit: int | None = None
+    distinct_relations: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that leave nothing."""
+        if self.min_facts < 1:
+            raise ValueError(f"min_facts: expected at least 1, got {self.min_facts}")
+        if self.max_facts < self.min_facts:
+            raise ValueError(f"max_facts: expected at least min_facts = {self.min_facts}, got {self.max_facts}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit: expected at least 1, got {self.limit}")
+
+    @property
+    def independent(self) -> bool:
+        """Every subject is written into the unedited model."""
+        return True
+
+    def units(self, cases: Sequence[Case]) -> list[EditUnit]:
+        """Return one unit for each subject, named like its first case.
+
+        Raises:
+            UserError: If no subject has enough facts.
+        """
+        groups: dict[str, list[Case]] = {}
+        for case in cases:
+            groups.setdefault(case.request.subject, []).append(case)
+        facts = [self._facts(group) for group in groups.values()]
+        kept = [group for group in facts if len(group) >= self.min_facts][: self.limit]
+        if not kept:
+            raise self._nothing(facts, len(cases))
+        return [EditUnit(f"subject-{group[0].case_id}", _without_edited(group)) for group in kept]
+
+    def _facts(self, group: Sequence[Case]) -> list[Case]:
+        """Return the facts of one subject that are used."""
+        if self.distinct_relations:
+            # Without a known relation facts count as different: their prompts stand for it.
+            first = {case.request.relation or case.request.prompt: case for case in reversed(group)}
+            group = [case for case in group if first[case.request.relation or case.request.prompt] is case]
+        return list(group[: self.max_facts])
+
+    def _nothing(self, facts: Sequence[Sequence[Case]], count: int) -> UserError:
+        most = max(map(len, facts), default=0)
+        kind = " of different relations" if self.distinct_relations else ""
+        return UserError(
+            f"no subject has {self.min_facts} facts{kind}",
+            where=f"{count} cases about {len(facts)} subjects with at most {most} such facts each",
+            allowed="protocol.min_facts of at most that many",
+            hint="dataset.limit=null: a limit of the data set cuts subjects apart, protocol.limit counts them",
+        )
+
+
+def _without_edited(group: Sequence[Case]) -> tuple[Case, ...]:
+    """Drop relation-specific probes about facts that are edited in the group."""
+    prompts = {case.request.text for case in group}
+    relations = frozenset[str]().union(*(related(case.request.relation) for case in group if case.request.relation))
+
+    def untouched(probe: Probe) -> bool:
+        return probe.prompt not in prompts and probe.tag not in relations
+
+    return tuple(
+        replace(case, relation_specific=tuple(filter(untouched, case.relation_specific))) for case in group
+    )

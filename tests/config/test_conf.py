@@ -1,0 +1,97 @@
+"""The configuration files of the package: every one composes, builds, and says in one line what it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from ke_cli.config import RunConfig, compose_run
+from ke_cli.config.plugins import load_target
+from ke_cli.help import description
+from ke_cli.paths import conf_dir
+
+FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
+CHOICES = [path for path in FILES if len(path.parts) == 2]
+AT_LEAST = {"model": 9, "method": 8, "dataset": 3, "metrics": 5, "protocol": 2}
+"""How many choices the groups had when this was written: a pattern that finds none must not pass."""
+
+PUBLISHED_LATER = {"alphaedit", "emmet", "encore", "pmet"}
+"""Families whose published numbers stand in the model files before their method does."""
+
+
+def composed(path: Path, *overrides: str) -> RunConfig:
+    """Compose the default run with one choice of one group, and values for what a user must give."""
+    group, name = path.parent.name, path.stem
+    missing = OmegaConf.missing_keys(OmegaConf.load(conf_dir() / path))
+    given = [f"++{group}.{key}=given" for key in sorted(missing)]
+    return compose_run([f"{group}={name}", *given, *overrides])
+
+
+def test_the_files_are_found() -> None:
+    assert {str(path) for path in FILES if len(path.parts) == 1} == {"config.yaml"}
+    for group, least in AT_LEAST.items():
+        assert sum(path.parts[0] == group for path in CHOICES) >= least, group
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=str)
+def test_every_file_composes_and_builds(path: Path) -> None:
+    config = composed(path)
+    plugins = [config.method, config.dataset, config.protocol, *config.metrics.values()]
+    for plugin in plugins:
+        assert plugin.build() == plugin.build()
+
+
+@pytest.mark.parametrize("path", [path for path in CHOICES if path.parts[0] != "metrics"], ids=str)
+def test_the_name_inside_is_the_name_of_the_file(path: Path) -> None:
+    inside = OmegaConf.load(conf_dir() / path)
+    assert inside.get("name") == (None if path.name == "local.yaml" else path.stem)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_file_begins_with_one_line_that_describes_it(path: Path) -> None:
+    text = description(conf_dir() / path)
+    assert 10 <= len(text) <= 110
+
+
+@pytest.mark.parametrize("path", [path for path in CHOICES if path.parts[0] in AT_LEAST], ids=str)
+def test_every_number_of_a_target_stands_in_its_file(path: Path) -> None:
+    inside = OmegaConf.to_container(OmegaConf.load(conf_dir() / path), resolve=False)
+    assert isinstance(inside, dict)
+    for part in [inside] if "target" in inside else inside.values():
+        if isinstance(part, dict) and "target" in part:
+            named = {item.name for item in fields(load_target(part["target"])) if item.init}
+            assert set(part) - {"name", "target"} == named - {"name", "version"}
+
+
+def test_the_numbers_of_a_model_are_all_read_by_some_method() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (conf_dir() / "method").glob("*.yaml"))
+    read = set(re.findall(r"model\.editing\.(\w+)\.(\w+)", text))
+    assert len(read) > 20
+    families = {family for family, _ in read}
+    for path in (conf_dir() / "model").glob("*.yaml"):
+        for family, numbers in OmegaConf.load(path).editing.items():
+            if family in PUBLISHED_LATER - families:
+                continue
+            assert {(family, key) for key in numbers} <= read, f"{path.stem}: {family}"
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "expected"),
+    [
+        ("gpt2-xl", "rome", {"layers": (17,), "steps": 20}),
+        ("gpt2-xl", "memit", {"layers": (13, 14, 15, 16, 17), "lambda_": 20000.0}),
+        ("gpt2-xl", "top", {"layers": (17, 18), "relation_offset": 1, "vec_loss_factor": 0.1}),
+        ("gpt-j-6b", "rets", {"layers": (17,), "steps": 20}),
+        ("gpt-j-6b", "ft_l", {"layers": (0,), "lr": 5e-5}),
+        ("llama2-7b", "rome", {"layers": (5,), "steps": 25, "weight_decay": 1e-3}),
+        ("llama3-8b", "memit", {"layers": (4, 5, 6, 7, 8), "lr": 0.1, "lambda_": 15000.0}),
+        ("qwen2.5-7b", "memit", {"clamp": 4.0, "weight_decay": 1e-3}),
+    ],
+)
+def test_published_numbers_reach_the_editor(model: str, method: str, expected: dict[str, object]) -> None:
+    editor = compose_run([f"model={model}", f"method={method}"]).method.build()
+    assert {name: getattr(editor, name) for name in expected} == expected

@@ -1,0 +1,147 @@
+"""Run identity: what counts, what does not, and what the folder of a run is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from dummies import DummyMetric
+
+from ke_cli.config import (
+    ModelConfig,
+    RunConfig,
+    StatisticsConfig,
+    config_dict,
+    run_dir,
+    run_id,
+    run_identity,
+    run_name,
+)
+from ke_cli.config.schema import CAMP
+
+OPERATIONAL_KEYS = {
+    "output_dir",
+    "device",
+    "batch_tokens",
+    "dry_run",
+    "resume",
+    "progress",
+    "device_map",
+    "editing",
+    "statistics_text",
+}
+
+
+@pytest.mark.parametrize("cls", [RunConfig, ModelConfig, StatisticsConfig])
+def test_every_field_is_in_exactly_one_camp(cls: type) -> None:
+    camps = {item.name: item.metadata.get(CAMP) for item in fields(cls)}
+    assert set(camps.values()) <= {"scientific", "operational"}
+    operational = {name for name, camp in camps.items() if camp == "operational"}
+    assert operational == OPERATIONAL_KEYS & set(camps)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output_dir=elsewhere",
+        "device=cpu",
+        "batch_tokens=64",
+        "dry_run=true",
+        "resume=false",
+        "progress=none",
+        "+model.device_map=auto",
+        "+model.editing.other={layers: [1]}",
+        "method.chunk=2",
+    ],
+)
+def test_operational_settings_do_not_count(compose, override: str) -> None:
+    assert run_id(compose(override)) == run_id(compose())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "model.dtype=float64",
+        "+model.revision=abc",
+        "model.path=owner/other",
+        "model.name=other",
+        "statistics.text=wikipedia",
+        "statistics.tokens_per_width=20",
+        "statistics.max_length=128",
+        "statistics.tokens=1000",
+        "method.steps=8",
+        "method.inner.depth=2",
+        "model.editing.dummy.steps=8",
+        "dataset.limit=1",
+        "protocol.size=2",
+        "metrics.dummy.k=6",
+        "metrics=[dummy,dummy_two]",
+    ],
+)
+def test_scientific_settings_count(compose, override: str) -> None:
+    assert run_id(compose(override)) != run_id(compose())
+
+
+def test_the_version_of_a_metric_counts(compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_id(compose())
+    assert run_identity(compose())["metric_versions"] == {"dummy": 3}
+    monkeypatch.setattr(DummyMetric, "version", 4)
+    assert run_id(compose()) != before
+
+
+def test_a_number_counts_however_it_came_about(compose) -> None:
+    assert run_id(compose("method.steps=8")) == run_id(compose("model.editing.dummy.steps=8"))
+    assert run_id(compose("method.lr=1")) == run_id(compose("method.lr=1.0"))
+
+
+def test_identity_is_ten_digits_and_the_same_in_every_process(compose) -> None:
+    assert re.fullmatch(r"[0-9a-f]{10}", run_id(compose()))
+    assert json.loads(json.dumps(run_identity(compose()))) == run_identity(compose())
+
+
+def test_the_folder_is_named_after_model_data_method_and_identity(compose) -> None:
+    config = compose("output_dir=some/where")
+    assert run_name(config) == f"tuned_dummy_dummy_{run_id(config)}"
+    assert run_dir(config) == Path("some/where") / run_name(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a b/c\\d:e", "a-b-c-d-e"),
+        ("../up", "up"),
+        (".hidden", "hidden"),
+        ("modèle", "mod-le"),
+        ("qwen2.5-7b", "qwen2.5-7b"),
+        ("///", "unnamed"),
+        ("x" * 200, "x" * 60),
+    ],
+)
+def test_unsafe_characters_never_reach_the_file_system(compose, name: str, safe: str) -> None:
+    config = compose()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=name))
+    assert run_name(config).startswith(f"{safe}_dummy_dummy_")
+
+
+def test_the_configuration_as_plain_json_is_complete(compose) -> None:
+    config = compose("method.steps=9", "metrics=[dummy,dummy_two]")
+    plain = json.loads(json.dumps(config_dict(config)))
+    assert set(plain) == {item.name for item in fields(RunConfig)}
+    assert plain["model"]["name"] == "tuned"
+    assert plain["output_dir"] == "outputs"
+    assert plain["method"] == {
+        "layers": [1, 2],
+        "steps": 9,
+        "lr": 0.5,
+        "mode": "joint",
+        "inner": {"depth": 1},
+        "chunk": 8,
+        "name": "dummy",
+        "target": "dummies:DummyEditor",
+    }
+    assert plain["metrics"]["dummy_two"] == {"k": 2, "name": "dummy_two", "target": "dummies:DummyMetric"}
