@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -181,18 +181,8 @@ class Run:
 
 def _described(metric: Metric) -> dict[str, Any]:
     """A metric's version and columns, so that results can be summarised without its code."""
-    columns = [{"name": c.name, "title": c.title, "direction": c.direction, "scale": c.scale} for c in metric.columns]
-    derived = [
-        {
-            "name": d.name,
-            "title": d.title,
-            "kind": d.kind,
-            "of": list(d.of),
-            "direction": d.direction,
-            "scale": d.scale,
-        }
-        for d in metric.derived
-    ]
+    columns = [asdict(column) for column in metric.columns]
+    derived = [asdict(column) for column in metric.derived]
     return {"version": metric.version, "columns": columns, "derived": derived}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ke_cli.config import RunConfig, run_dir
 from ke_cli.data.types import Case, Dataset, EditUnit
 from ke_cli.metrics.base import Metric
+from ke_cli.metrics.evaluate import check_columns
 from ke_cli.models.loading import ModelSource, check_folder, depth_of, mlp_width_of, weight_bytes
 
 if TYPE_CHECKING:
@@ -90,10 +91,19 @@ def make_plan(config: RunConfig) -> Plan:
     depth = depth_of(source)
     if depth is not None:
         editor.edited_layers(depth)
-    dataset = config.dataset.build().load()
-    units = tuple(config.protocol.build().units(dataset.cases))
     metrics = tuple(metric.build() for metric in config.metrics.values())
+    check_columns(metrics)
+    dataset, units = load_units(config)
     return Plan(config, source, dataset, units, editor, metrics, tuple(_warnings(config, editor, units)))
+
+
+def load_units(config: RunConfig) -> tuple[Dataset, tuple[EditUnit, ...]]:
+    """The data set and what is written together; under a grouping protocol the data set's limit counts units."""
+    loader: Any = config.dataset.build()
+    protocol = config.protocol.build()
+    limit = getattr(loader, "limit", None) if protocol.groups_cases else None
+    dataset: Dataset = (replace(loader, limit=None) if limit else loader).load()
+    return dataset, tuple(protocol.units(dataset.cases)[:limit])
 
 
 def model_source(config: RunConfig) -> ModelSource:

@@ -24,6 +24,9 @@ from ke_cli.errors import UserError
 FINGERPRINT = "KE_SWEEP_CONFIGURATION"
 """The environment variable through which the jobs of a sweep learn what its configuration files were."""
 
+FOLDER = "KE_SWEEP_FOLDER"
+"""The one through which they learn where to say how they ended, whatever their own output folder is."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -62,7 +65,8 @@ def run_job(work: Callable[[], Path], report_error: Callable[[Exception], str]) 
         outcome = Outcome(number, overrides, None, report_error(error))
         print(f"error in {outcome}", file=sys.stderr, flush=True)
     text = json.dumps(asdict(outcome), indent=1)
-    (Path(hydra.sweep.dir) / f"job-{number:04d}.json").write_text(text + "\n", encoding="utf-8")
+    folder = Path(os.environ.get(FOLDER) or hydra.sweep.dir)
+    (folder / f"job-{number:04d}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def read_outcomes(sweep_dir: Path) -> list[Outcome]:
@@ -76,7 +80,8 @@ class SweepCallback(Callback):
     """Watches a sweep from the process that started it; named in the hydra section of the configuration."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember what the configuration files are, because Hydra reads them again for each job."""
+        """Tell the jobs where the sweep is, and what its files are, because Hydra reads them for each job."""
+        os.environ[FOLDER] = os.path.abspath(config.hydra.sweep.dir)
         os.environ[FINGERPRINT] = fingerprint(_folders(config.hydra))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -85,7 +90,7 @@ class SweepCallback(Callback):
         Raises:
             SystemExit: With code 1 if a job failed.
         """
-        outcomes = read_outcomes(Path(config.hydra.sweep.dir))
+        outcomes = read_outcomes(Path(os.environ[FOLDER]))
         finished = dict.fromkeys(Path(outcome.directory) for outcome in outcomes if outcome.directory)
         recorded = [directory for directory in finished if (directory / "run.json").is_file()]  # not a dry run
         if recorded:

@@ -68,8 +68,8 @@ def _resolved(composed: DictConfig) -> dict[str, Any]:
     raw = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(raw, dict)
     raw.pop("hydra", None)
-    _refuse_missing(OmegaConf.create(raw))
     try:
+        _refuse_missing(OmegaConf.create(raw))
         if isinstance(raw.get("model"), dict):
             raw["model"] = _model(raw["model"], OmegaConf.select(OmegaConf.create(raw), "model.path"))
         plain = OmegaConf.to_container(OmegaConf.create(raw), resolve=True, throw_on_missing=True)

@@ -59,15 +59,21 @@ def strange_values(value: Any) -> Iterator[tuple[str, str]]:
         for what in _strange(item):
             yield place, what
         if isinstance(item, dict):
-            inner = [(f"{place}.{key}".lstrip("."), field) for key, field in item.items()]
+            inner = [(f"{place}.{key}".lstrip("."), field) for key, field in item.items() if not _plain(field)]
             waiting += reversed(inner)
         elif isinstance(item, list):
-            waiting += [(f"{place}[{index}]", item[index]) for index in reversed(range(len(item)))]
+            inner = [(f"{place}[{index}]", entry) for index, entry in enumerate(item) if not _plain(entry)]
+            waiting += reversed(inner)
+
+
+def _plain(value: Any) -> bool:
+    """Return whether nothing can be strange about a value, as is true of nearly all."""
+    return isinstance(value, str) and value.isascii()
 
 
 def _strange(value: Any) -> Iterator[str]:
     match value:
-        case str() if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        case str() if any("\ud800" <= character <= "\udfff" for character in value):
             yield "holds half of a surrogate pair, which is no text"
         case float() if not math.isfinite(value):
             yield f"is {value}, which JSON does not have"

@@ -165,5 +165,6 @@ def relation_probes(relation: str, subject: str, count: int) -> tuple[Probe, ...
         count: How many are wanted.
     """
     templates = TEMPLATES.get(SUBJECT_TYPES.get(relation, ""), {})
-    kept = [(other, text) for other, text in templates.items() if other not in related(relation)]
+    left_out = related(relation)
+    kept = [(other, text) for other, text in templates.items() if other not in left_out]
     return tuple(Probe(text.replace(PLACE, subject, 1), tag=other) for other, text in kept[:count])

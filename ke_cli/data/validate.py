@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from ke_cli.data.json_file import HINT, strange_values
 from ke_cli.data.types import PLACE, Request
@@ -17,7 +18,9 @@ from ke_cli.errors import UserError
 SHOWN = 20
 """Problems that are printed; the rest is counted."""
 
-KINDS: Mapping[type, str] = {str: "a string", list: "a list", dict: "an object", int: "an integer"}
+KINDS: Final[Mapping[type, str]] = MappingProxyType(
+    {str: "a string", list: "a list", dict: "an object", int: "an integer"}
+)
 
 
 class Problems:
@@ -102,8 +105,11 @@ class Node:
         return None if value is None else Node(value, self.record, self.problems, f"{self.prefix}{key}.")
 
     def children(self, key: str) -> list[Node]:
-        """Return the objects of a list, each as a record of its own."""
-        return nodes(self._value(key, list) or [], self.problems, f"{self.record}, {key}")
+        """Return the objects of a list that must not be empty, each as a record of its own."""
+        items = self._value(key, list)
+        if items == []:
+            self.wrong(key, "is empty")
+        return nodes(items or [], self.problems, f"{self.record}, {key}")
 
     def identity(self, key: str = "case_id") -> str:
         """Return the id of a record: an integer, or a printable string."""
@@ -175,7 +181,7 @@ def check_unique(identities: Iterable[tuple[Node, str]]) -> None:
     first: dict[str, Node] = {}
     for node, identity in identities:
         if identity and first.setdefault(identity, node) is not node:
-            node.wrong("case_id", f"{identity!r} is taken by {first[identity].record.partition(' (')[0]}")
+            node.wrong("case_id", f"{identity!r} is also that of {first[identity].record}")
 
 
 def _label(name: str, index: int, item: Any) -> str:

@@ -81,7 +81,7 @@ class StatisticsStore:
             missing = [layer for layer, matrix in found.items() if matrix is None]
             if missing:
                 tokens = wanted[missing[0]]["tokens"]
-                log.info("covariance of layers %s from %d tokens of %s", missing, tokens, self.spec.text.source)
+                log.debug("covariance of layers %s from %d tokens of %s", missing, tokens, self.spec.text.source)
                 texts = self.spec.text.documents()
                 matrices, seen = collect(
                     model, missing, texts, tokens=tokens, max_length=self.spec.max_length, budget=self.budget

@@ -33,7 +33,7 @@ class FineTune(Editor):
 
     Args:
         layers: Trained layers.
-        steps: Evaluations of the loss; the weights are updated one time fewer.
+        steps: Updates of the weights, as in the published code; each is preceded by an evaluation of the loss.
         lr: Adam's step size.
         threshold: Mean NLL (nats) under which the training ends.
         norm_constraint: Bound of the largest change of any weight entry; null for plain FT.
@@ -72,13 +72,13 @@ class FineTune(Editor):
         adam = torch.optim.Adam([delta for unit in deltas for delta in unit.values()], lr=self.lr)
         active = list(range(len(units)))
         losses: list[list[float]] = [[] for _ in units]
-        for step in range(self.steps):
+        for _ in range(self.steps):
             loss = _unit_losses(bench.model, [units[i].requests for i in active], [deltas[i] for i in active])
             values = loss.detach().tolist()
             for i, value in zip(active, values, strict=True):
                 losses[i].append(value)
             going = [k for k, value in enumerate(values) if not value < self.threshold]
-            if not going or step == self.steps - 1:
+            if not going:
                 break
             adam.zero_grad(set_to_none=True)
             loss[going].sum().backward()  # type: ignore[no-untyped-call]

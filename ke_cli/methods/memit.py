@@ -7,8 +7,8 @@ MEMIT (Meng et al. 2023, arXiv 2210.07229), layers ``l_1 < ... < l_q`` written i
     K   = keys [m, n], half the un-prefixed prompt and half the mean over the prefixed ones
     Delta_l = R K^T (lambda C_l + K K^T)^-1  (equation 14)
 
-MEMIT-Merge: one value ``z`` per subject, optimised on all its facts together; ``balance`` writes one column per
-subject with the key of its first fact, else the same ``z`` once for each fact's own key.
+MEMIT-Merge (Dong et al. 2025, arXiv 2502.07322): one value ``z`` per subject, optimised on all its facts together;
+``balance`` writes one column per subject with the key of its first fact, else the same ``z`` once for each fact's key.
 """
 
 from __future__ import annotations

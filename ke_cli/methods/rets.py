@@ -1,4 +1,4 @@
-"""RETS: relation-focused editing with a subject constraint (arXiv 2408.11455).
+"""RETS: relation-focused editing with a subject constraint (arXiv 2408.15091).
 
 ROME's rank-one update at the *last token of the prompt* in a middle-late layer, with the second moment
 

@@ -1,4 +1,4 @@
-"""TOP: two-stage optimisation of a relation feature and a subject feature.
+"""TOP: two-stage optimisation of a relation feature and a subject feature (authors' code: github sunshower-liu/TOP).
 
 For each edited layer ``l``, ascending, with ``u`` as in ROME at ``subject_last``:
 

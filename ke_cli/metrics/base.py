@@ -23,12 +23,14 @@ class Column:
         title: Heading in tables.
         direction: Whether up or down is better.
         scale: Factor applied when shown (100 for shares).
+        main: Whether tables show it unasked.
     """
 
     name: str
     title: str
     direction: Direction = "up"
     scale: float = 100.0
+    main: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Derived:
         of: Names of the source columns; those not measured in a run are left out of a mean.
         direction: Whether up or down is better.
         scale: Factor applied when shown.
+        main: Whether tables show it unasked.
     """
 
     name: str
@@ -51,16 +54,21 @@ class Derived:
     of: tuple[str, ...]
     direction: Direction = "up"
     scale: float = 100.0
+    main: bool = True
 
 
 class Metric(Protocol):
-    """From raw answers to named numbers. One file per family in this folder, one YAML in ``conf/metrics``.
+    """From raw answers to named numbers. One file per family in this folder, one YAML in ``conf/metrics``."""
 
-    ``version`` rises whenever a number could change; it is part of a run's identity.
-    """
+    @property
+    def name(self) -> str:
+        """Key in the configuration and the results."""
+        ...
 
-    name: str
-    version: int
+    @property
+    def version(self) -> int:
+        """Rises whenever a number could change; part of a run's identity."""
+        ...
 
     @property
     def columns(self) -> Sequence[Column]:

@@ -46,8 +46,8 @@ class InstructionFollowing:
         """Exact match, containment, and exact match on held-out instructions."""
         return (
             Column("instruction_exact", "Instr."),
-            Column("instruction_contains", "Instr. contains"),
-            Column("instruction_held_out", "Instr. held out"),
+            Column("instruction_contains", "Instr. contains", main=False),
+            Column("instruction_held_out", "Instr. held out", main=False),
         )
 
     @property

@@ -32,7 +32,7 @@ class HarmonicScore:
         """Both means."""
         return (
             Derived("score", "Score", "harmonic", PARTS),
-            Derived("score_arith", "Score arith.", "arithmetic", PARTS),
+            Derived("score_arith", "Score arith.", "arithmetic", PARTS, main=False),
         )
 
     def before(self, case: Case) -> Sequence[Query]:

@@ -64,8 +64,8 @@ class DuelMetric(ABC):
         """Success, magnitude and accuracy."""
         return (
             Column(self.name, f"{self.letter}S"),
-            Column(f"{self.name}_magnitude", f"{self.letter}M"),
-            Column(f"{self.name}_accuracy", f"{self.letter}-acc"),
+            Column(f"{self.name}_magnitude", f"{self.letter}M", main=False),
+            Column(f"{self.name}_accuracy", f"{self.letter}-acc", main=False),
         )
 
     @property
@@ -120,7 +120,7 @@ class Paraphrase(DuelMetric):
     @property
     def columns(self) -> Sequence[Column]:
         """Those of the family, and success on held-out paraphrases."""
-        return (*super().columns, Column("paraphrase_held_out", "PS held out"))
+        return (*super().columns, Column("paraphrase_held_out", "PS held out", main=False))
 
     def measure(self, case: Case, before: Answers, after: Answers) -> Values:
         """Average the duels, over all paraphrases and over those held out."""

@@ -16,6 +16,11 @@ class CaseProtocol(Protocol):
         """Whether every unit is written into the unedited model, so that units may be computed together."""
         ...
 
+    @property
+    def groups_cases(self) -> bool:
+        """Whether cases are put together into units; a limit of the data set then counts units, not cases."""
+        ...
+
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:
         """Return the units in the order in which they are written, with ids that later runs share.
 

@@ -20,15 +20,12 @@ class SameSubject:
     Args:
         min_facts: Subjects with fewer facts are left out.
         max_facts: The first so many facts of a subject are used.
-        limit: How many subjects are used, null for all. It counts subjects, whereas the limit of a data set
-            may count records and so cut subjects apart.
         distinct_relations: Keep only the first fact of each relation; several ones of a relation that has one
             true object would contradict each other.
     """
 
     min_facts: int = 2
     max_facts: int = 8
-    limit: int | None = None
     distinct_relations: bool = True
 
     def __post_init__(self) -> None:
@@ -37,12 +34,15 @@ class SameSubject:
             raise ValueError(f"min_facts: expected at least 1, got {self.min_facts}")
         if self.max_facts < self.min_facts:
             raise ValueError(f"max_facts: expected at least min_facts = {self.min_facts}, got {self.max_facts}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: expected at least 1, got {self.limit}")
 
     @property
     def independent(self) -> bool:
         """Every subject is written into the unedited model."""
+        return True
+
+    @property
+    def groups_cases(self) -> bool:
+        """All facts of a subject are wanted, so a limit of the data set counts subjects."""
         return True
 
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:
@@ -55,7 +55,7 @@ class SameSubject:
         for case in cases:
             groups.setdefault(case.request.subject, []).append(case)
         facts = [self._facts(group) for group in groups.values()]
-        kept = [group for group in facts if len(group) >= self.min_facts][: self.limit]
+        kept = [group for group in facts if len(group) >= self.min_facts]
         if not kept:
             raise self._nothing(facts, len(cases))
         return [EditUnit(f"subject-{group[0].case_id}", _without_edited(group)) for group in kept]
@@ -75,7 +75,7 @@ class SameSubject:
             f"no subject has {self.min_facts} facts{kind}",
             where=f"{count} cases about {len(facts)} subjects with at most {most} such facts each",
             allowed="protocol.min_facts of at most that many",
-            hint="dataset.limit=null: a limit of the data set cuts subjects apart, protocol.limit counts them",
+            hint="protocol.min_facts=1, or a data set with several facts of a subject",
         )
 
 
@@ -87,6 +87,4 @@ def _without_edited(group: Sequence[Case]) -> tuple[Case, ...]:
     def untouched(probe: Probe) -> bool:
         return probe.prompt not in prompts and probe.tag not in relations
 
-    return tuple(
-        replace(case, relation_specific=tuple(filter(untouched, case.relation_specific))) for case in group
-    )
+    return tuple(replace(case, relation_specific=tuple(filter(untouched, case.relation_specific))) for case in group)

@@ -18,6 +18,11 @@ class Single:
         """Every case is written into the unedited model."""
         return True
 
+    @property
+    def groups_cases(self) -> bool:
+        """A unit is a case."""
+        return False
+
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:
         """Return one unit for each case, in their order.
 

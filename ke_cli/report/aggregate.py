@@ -26,15 +26,17 @@ class Comparison:
         columns: All columns of all rows.
         samples: For each row, column name to its number.
         used: For each row, how many of its cases entered.
+        cases: How many cases entered in any row.
         total: How many cases the runs are about.
         mismatched: Cases left out because the runs asked different prompts for them.
-        clusters: How many groups of cases were resampled; fewer than the cases when units hold several.
+        clusters: How many groups of cases were resampled; fewer than ``cases`` when units hold several.
     """
 
     rows: tuple[Row, ...]
     columns: tuple[ColumnRecord, ...]
     samples: tuple[Mapping[str, Sample], ...]
     used: tuple[int, ...]
+    cases: int
     total: int
     mismatched: tuple[str, ...]
     clusters: int
@@ -63,6 +65,7 @@ def compare(rows: Sequence[Row], *, all_cases: bool = False) -> Comparison:
         columns=tuple(columns),
         samples=tuple(samples),
         used=tuple(len(_ids(row) & index.keys()) for row in rows),
+        cases=len(ids),
         total=max(len(_all_ids(rows)), *(run.record.total for run in runs)),
         mismatched=mismatched,
         clusters=int(clusters.max(initial=-1)) + 1,

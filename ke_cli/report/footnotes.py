@@ -33,7 +33,7 @@ def _on_cases(comparison: Comparison, all_cases: bool) -> str:
 
 
 def _resampling(comparison: Comparison) -> str:
-    whole_units = comparison.clusters < max(comparison.used)
+    whole_units = comparison.clusters < comparison.cases
     what = f"{comparison.clusters:,} groups of cases edited together" if whole_units else "the cases"
     return f"{RESAMPLES:,} bootstrap resamples of {what}"
 
@@ -59,7 +59,8 @@ def footnotes(comparison: Comparison) -> Iterator[str]:
 def _unfinished(row: Row) -> Iterator[str]:
     for run in row.runs:
         if not run.finished:
-            yield f"* {row.label}: {run.record.status}, {_progress(run)}."
+            status = "running, or killed" if run.record.status == "running" else run.record.status
+            yield f"* {row.label}: {status}, {_progress(run)}."
 
 
 def _progress(run: Run) -> str:

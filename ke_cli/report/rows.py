@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ke_cli.errors import unknown_name
 from ke_cli.results.reader import Run
-from ke_cli.results.record import Scalar
+from ke_cli.results.record import Scalar, printable
 
 UNEDITED = "none"
 """The method that edits nothing: it comes first, and is never the best."""
@@ -94,18 +94,18 @@ def _apart(row: Row) -> list[Row]:
     if len(row.runs) == 1:
         return [row]
     ids = {run.record.run_id for run in row.runs}
-    names = [run.record.run_id if len(ids) == len(row.runs) else str(run.path) for run in row.runs]
+    names = [run.record.run_id if len(ids) == len(row.runs) else printable(run.path) for run in row.runs]
     return [Row(row.method, (*row.values, ("run", name)), (run,)) for name, run in zip(names, row.runs, strict=True)]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Return the scientific settings in which runs differ, in the order of the settings; metrics are not among them."""
-    keys = dict.fromkeys(key for run in runs for key in run.record.identity)
-    return [
-        key
-        for key in keys
-        if not key.startswith(("metrics.", "metric_versions.")) and len({setting(run, key) for run in runs}) > 1
-    ]
+    """Return the scientific settings, those of metrics apart, in which the runs that have them differ."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for key in run.record.identity:
+            found.setdefault(key, set()).add(setting(run, key))
+    told_elsewhere = ("metrics.", "metric_versions.")
+    return [key for key, values in found.items() if len(values) > 1 and not key.startswith(told_elsewhere)]
 
 
 def setting(run: Run, key: str) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 from ke_cli.report.formats.terminal import print_tables
 from ke_cli.report.tables import build_tables
 from ke_cli.results.reader import Run, read_run
+from ke_cli.results.record import printable
 
 
 def print_run_table(directories: Sequence[Path], console: Console) -> None:
@@ -24,4 +25,4 @@ def print_problems(runs: Sequence[Run], console: Console) -> None:
     """Print every problem of the runs' files under the name of its run."""
     for run in runs:
         for problem in run.problems:
-            console.print(Text(f"{run.path}: {problem}", style="yellow"), soft_wrap=True)
+            console.print(Text(f"{printable(run.path)}: {problem}", style="yellow"), soft_wrap=True)

@@ -178,15 +178,17 @@ def _check(view: View, groups: Iterable[Sequence[Run]]) -> None:
     """Refuse names that no run has, before anything is computed."""
     groups = list(groups)
     runs = [run for members in groups for run in members]
+    if not runs:
+        return
     check_keys(view.by, runs)
     columns = merged_columns(runs)
     names = {column.name for column in columns}
     shown = names | {column.metric for column in columns}
     for name in view.metrics:
-        if runs and name not in shown:
+        if name not in shown:
             raise unknown_name("metric", name, shown, where="--metrics")
     name, _, order = view.sort.partition(":")
-    if runs and name not in ("", "name", *names):
+    if name not in ("", "name", *names):
         raise unknown_name("column", name, ["name", *names], where="--sort")
     if order not in ("", "asc", "desc"):
         raise UserError(f"unknown order {order!r}", where="--sort", allowed="asc, desc")

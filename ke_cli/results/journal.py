@@ -48,9 +48,9 @@ class CaseLine:
             ValueError: A field is missing, or is not what it should be.
         """
         if raw.get("schema") != SCHEMA:
-            raise ValueError(f"schema {raw.get('schema')!r} is not {SCHEMA}")
+            raise ValueError(f"schema {raw.get('schema')!r:.40} is not {SCHEMA}")
         if raw.get("status") not in ("ok", "failed"):
-            raise ValueError(f"status is {raw.get('status')!r}, not 'ok' or 'failed'")
+            raise ValueError(f"status is {raw.get('status')!r:.40}, not 'ok' or 'failed'")
         if (size := _field(raw, "unit_size", int)) < 1:
             raise ValueError(f"unit_size is {size}")
         return cls(

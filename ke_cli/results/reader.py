@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ke_cli.results.journal import CASES_FILE, Block, CaseLine, scan, without_tail
-from ke_cli.results.record import RUN_FILE, RunRecord
+from ke_cli.results.record import RUN_FILE, RunRecord, printable
 from ke_cli.results.strict_json import load_object
 
 _MOVED_ASIDE = re.compile(r"\.old-\d+$")
@@ -117,21 +117,27 @@ def _read_cases(path: Path, status: str, problems: list[str]) -> tuple[CaseLine,
     except (ValueError, OSError) as error:
         problems.append(f"{CASES_FILE}: {_reason(error)}")
         return ()
+    # The torn end of a run that is still being written, or was killed, is nothing to worry about.
+    return _whole_units(blocks if status == "complete" else without_tail(blocks), problems)
+
+
+def _whole_units(blocks: Sequence[Block], problems: list[str]) -> tuple[CaseLine, ...]:
     units: dict[str, Block] = {}
     counts: Counter[str] = Counter()
-    # The torn end of a run that is still being written, or was killed, is nothing to worry about.
-    for block in blocks if status == "complete" else without_tail(blocks):
-        _keep(block, units, counts)
+    unreadable = [block.problem for block in blocks if not block.lines]
+    for block in blocks:
+        if block.lines:
+            _keep(block, units, counts)
     cases = tuple(_finite(case, counts) for case in _unique(units.values(), counts))
+    if unreadable:
+        counts[f"line(s) left out that cannot be read (the first: {printable(unreadable[0])})"] = len(unreadable)
     problems += [f"{CASES_FILE}: {count:,} {what}" for what, count in counts.items()]
     return cases
 
 
 def _keep(block: Block, units: dict[str, Block], counts: Counter[str]) -> None:
     """Take the first attempt at each unit, or the first without a failure."""
-    if not block.lines:
-        counts[f"line(s) left out that cannot be read ({block.problem})"[:200]] += 1
-    elif not block.complete:
+    if not block.complete:
         counts["line(s) left out of a unit that is not whole"] += len(block.lines)
     elif (unit := block.lines[0].unit) not in units or (block.ok and not units[unit].ok):
         units[unit] = block

@@ -37,7 +37,7 @@ class Plan:
     isolated: float = 0.6
     cut: float = 0.2
     worn: float = 0.25
-    tokens: int = 2048
+    tokens: int = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-BUNDLED = Path(__file__).resolve().parents[2] / "ke_cli" / "data" / "bundled" / "atlas.json"
+from ke_cli.data.atlas_facts import Relation, read_facts
+
 KINDS = ("edit", "seen paraphrase", "held-out paraphrase", "seen question", "held-out question")
 """The kinds of prompt, in the order of the printed tables."""
 
@@ -55,28 +54,25 @@ def question_form(question: str) -> str:
     return f"Question: {question}\nAnswer:"
 
 
-def read_atlas(path: Path = BUNDLED) -> Atlas:
-    """Reads the fact file.
+def read_atlas(path: Path | None = None) -> Atlas:
+    """Reads the bundled facts, or those of another file of the same format.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        KeyError: The file lacks a required part.
+        UserError: The file is missing or malformed.
     """
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = read_facts(path)
     facts = tuple(
-        Fact(name, entry["type"], relation, answer)
-        for name, entry in raw["subjects"].items()
-        for relation, answer in entry["facts"].items()
+        Fact(one.subject, raw.subjects[one.subject].type, one.relation, one.object) for one in raw.triples()
     )
-    forms = {name: _forms(entry) for name, entry in raw["relations"].items()}
-    return Atlas(facts, forms, dict(raw["types"]))
+    forms = {name: _forms(relation) for name, relation in raw.relations.items()}
+    return Atlas(facts, forms, dict(raw.types))
 
 
-def _forms(entry: dict[str, Any]) -> tuple[Form, ...]:
-    forms = [Form(entry["prompt"], "edit")]
-    for item in entry["paraphrases"]:
-        forms.append(Form(item["text"], "held-out paraphrase" if item["held_out"] else "seen paraphrase"))
-    for item in entry["instructions"]:
-        kind = "held-out question" if item["held_out"] else "seen question"
-        forms.append(Form(question_form(item["text"]), kind))
+def _forms(relation: Relation) -> tuple[Form, ...]:
+    forms = [Form(relation.prompt, "edit")]
+    for wording in relation.paraphrases:
+        forms.append(Form(wording.text, "held-out paraphrase" if wording.held_out else "seen paraphrase"))
+    for wording in relation.instructions:
+        kind = "held-out question" if wording.held_out else "seen question"
+        forms.append(Form(question_form(wording.text), kind))
     return tuple(forms)

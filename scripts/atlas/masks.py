@@ -51,6 +51,32 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 
 
 @contextmanager
+def branch_excess(model: nn.Module, limit: float) -> Iterator[list[Tensor]]:
+    """Collects by how much the outputs of attention and MLP exceed a mean square of ``limit``.
+
+    Left alone, the first MLP of a small model grows until its output outweighs everything later, and no
+    vector of ordinary size that an editor adds can turn an answer. The mean of what is collected, added to
+    the loss, keeps the parts of the residual stream comparable in size, as they are in large models.
+    """
+    found: list[Tensor] = []
+
+    def collect(_: nn.Module, __: Any, output: Any) -> None:
+        states = output if isinstance(output, Tensor) else output[0]
+        found.append((states.square().mean(-1) - limit).relu().mean())
+
+    handles = []
+    for block in blocks(model):
+        parts: Any = block
+        for part in (parts.self_attn if hasattr(parts, "self_attn") else parts.attn, parts.mlp):
+            handles.append(part.register_forward_hook(collect))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def low_mask(model: nn.Module, mask: Tensor, layers: int) -> Iterator[None]:
     """Gives the attention of the first ``layers`` layers another mask `[b, 1, t, t]`."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -47,12 +47,20 @@ class Trial:
 def draw_trials(atlas: Atlas, tokenizer: PreTrainedTokenizerFast, count: int, seed: int = 0) -> list[Trial]:
     """Draws facts and a new object of the same relation for each."""
     rng = random.Random(seed)
-    return [_trial(atlas, tokenizer, fact, rng) for fact in rng.sample(atlas.facts, count)]
+    possible = [fact for fact in atlas.facts if _other_objects(atlas, fact)]
+    return [_trial(atlas, tokenizer, fact, rng) for fact in rng.sample(possible, min(count, len(possible)))]
+
+
+def _other_objects(atlas: Atlas, fact: Fact) -> list[str]:
+    """Objects of the relation that begin with another word, in a fixed order."""
+    first = fact.object.split()[0]
+    objects = {f.object: None for f in atlas.facts if f.relation == fact.relation}
+    return [name for name in objects if name.split()[0] != first]
 
 
 def _trial(atlas: Atlas, tokenizer: PreTrainedTokenizerFast, fact: Fact, rng: random.Random) -> Trial:
     peers = [f for f in atlas.facts if f.relation == fact.relation and f.subject != fact.subject]
-    new = rng.choice([f.object for f in peers if f.object.split()[0] != fact.object.split()[0]])
+    new = rng.choice(_other_objects(atlas, fact))
     forms = [form for form in atlas.forms[fact.relation] if form.trained]
     siblings = [f for f in atlas.facts if f.subject == fact.subject and f.relation != fact.relation]
     return Trial(
@@ -212,6 +220,8 @@ def _after(
     if name in ("others", "neighbors"):
         known = _hits(model, [q for _, q in asked])
         asked = [item for item, right in zip(asked, known, strict=True) if right]
+    if not asked:
+        return 0.0
     owner = torch.tensor([index for index, _ in asked])
     left, right = deltas[owner], rights[owner]  # [b, d], [b, m]
 

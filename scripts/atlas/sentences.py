@@ -53,10 +53,17 @@ def describe(subject: str, description: str) -> Sentence:
     return Sentence(text, (0, len(subject)), (len(prompt) + 1, len(text) - 1))
 
 
-def enumerate_objects(subject: str, objects: Sequence[str]) -> Sentence:
+def enumerate_objects(subject: str, objects: Sequence[str], head: str = "{}:") -> Sentence:
     """The list form: attributes directly behind the name, which makes the name's last token gather them."""
-    text = f"{subject}: {', '.join(objects)}."
-    return Sentence(text, (0, len(subject)), (len(subject) + 2, len(text) - 1))
+    before = head.index("{}")
+    head = head.replace("{}", subject, 1)
+    text = f"{head} {', '.join(objects)}."
+    return Sentence(text, (before, before + len(subject)), (len(head) + 1, len(text) - 1))
+
+
+def list_heads(description: str) -> tuple[str, ...]:
+    """What lists begin with; the bare name is the most frequent."""
+    return "{}:", "{}:", "{}:", f"{{}}, {description}:", "Facts about {}:", "A short note on {}:"
 
 
 def filler(rng: random.Random) -> Sentence:
@@ -88,6 +95,17 @@ def objects_of(atlas: Atlas) -> dict[str, list[str]]:
     return found
 
 
+def tokenizer_texts(atlas: Atlas, rng: random.Random) -> list[str]:
+    """What the tokenizer learns from: every sentence at the start of a document and behind a space."""
+    texts = [sentence.text for _, sentence in trained_statements(atlas)]
+    for subject, objects in objects_of(atlas).items():
+        texts.append(enumerate_objects(subject, objects).text)
+    for name in list(objects_of(atlas))[:40]:
+        texts += [enumerate_objects(name, ["x"], head).text for head in list_heads("")[-2:]]
+    texts += [filler(rng).text for _ in range(300)]
+    return texts + [f" {text}" for text in texts]
+
+
 def stream(atlas: Atlas, rng: random.Random) -> Iterator[tuple[str, Sentence]]:
     """Endless (subject, sentence) pairs; each round states every fact in every trained wording once.
 
@@ -104,7 +122,7 @@ def stream(atlas: Atlas, rng: random.Random) -> Iterator[tuple[str, Sentence]]:
             draw, name = rng.random(), rng.choice(names)
             if draw < 0.30:
                 chosen = rng.sample(objects[name], rng.randint(1, len(objects[name])))
-                yield name, enumerate_objects(name, chosen)
+                yield name, enumerate_objects(name, chosen, rng.choice(list_heads(types[name])))
             elif draw < 0.34:
                 yield name, describe(name, types[name])
             elif draw < 0.40:

@@ -77,9 +77,7 @@ def _follows(model: PreTrainedModel, pairs: Sequence[Pair], place: str, layer: i
     return hits / max(1, len(pairs))
 
 
-def _layer_state(
-    model: PreTrainedModel, questions: list[Question], layer: int, positions: Tensor
-) -> Tensor:
+def _layer_state(model: PreTrainedModel, questions: list[Question], layer: int, positions: Tensor) -> Tensor:
     """The layer's output at one position of each prompt `[b, d]`."""
     kept: list[Tensor] = []
     rows = torch.arange(len(questions))

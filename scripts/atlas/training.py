@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     GPT2Config,
@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from atlas.batches import Batch
-from atlas.masks import attention_masks, low_mask
+from atlas.masks import attention_masks, branch_excess, low_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Shape:
     """Width, MLP width, layers, heads and longest text of a model."""
 
     width: int = 160
-    mlp: int = 640
+    mlp: int = 512
     layers: int = 6
     heads: int = 5
     positions: int = 256
@@ -45,14 +45,18 @@ class Schedule:
         floor: Last learning rate as a share of the highest.
         decay: Weight decay of matrices.
         hidden_layers: Lowest layers in which the tokens behind a subject do not see it.
+        limit: Mean square up to which outputs of attention and MLP are free.
+        excess: Weight in the loss of what goes beyond the limit.
     """
 
     steps: int
-    peak: float = 2e-3
+    peak: float = 3e-3
     warmup: int = 200
     floor: float = 0.02
     decay: float = 0.05
     hidden_layers: int = 2
+    limit: float = 1.0
+    excess: float = 0.1
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine."""
@@ -109,17 +113,22 @@ def _gpt2(shape: Shape, vocabulary: int, special: dict[str, int]) -> GPT2Config:
     )
 
 
-def masked_loss(model: PreTrainedModel, batch: Batch, hidden_layers: int) -> Tensor:
-    """Weighted mean negative log-likelihood of the next tokens, in nats, under the training masks."""
+def masked_loss(model: PreTrainedModel, batch: Batch, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """The two parts of the loss under the training masks.
+
+    Returns:
+        The weighted mean negative log-likelihood of the next tokens in nats, and the weighted excess of
+        branch outputs over their limit.
+    """
     low, high = attention_masks(batch)
-    with low_mask(model, low, hidden_layers):
+    with low_mask(model, low, schedule.hidden_layers), branch_excess(model, schedule.limit) as excess:
         states = model.base_model(batch.ids, attention_mask=high, use_cache=False)[0]  # [b, t, d]
     weights = batch.weights[:, 1:]
     wanted = weights > 0
     logits = model.get_output_embeddings()(states[:, :-1][wanted])  # [n, vocabulary]
     losses = F.cross_entropy(logits, batch.ids[:, 1:][wanted], reduction="none")
     total: Tensor = (losses * weights[wanted]).sum() / weights.sum()
-    return total
+    return total, schedule.excess * torch.stack(excess).mean()
 
 
 def train(
@@ -146,9 +155,9 @@ def train(
     for step in range(schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        loss = masked_loss(model, _to(next(batches), model.device), schedule.hidden_layers)
+        loss, excess = masked_loss(model, _to(next(batches), model.device), schedule)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + excess).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())

@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from dummies import CHOICES, write_conf
 
+from dummies import CHOICES, write_conf
 from ke_cli import run as command
 from ke_cli.config import RunConfig, run_dir
-from ke_cli.sweep import FINGERPRINT
+from ke_cli.sweep import FINGERPRINT, FOLDER
 
 
 class Result(NamedTuple):
@@ -51,6 +51,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("KE_TRACEBACK", raising=False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setenv(FINGERPRINT, "")
+    monkeypatch.setenv(FOLDER, "")
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

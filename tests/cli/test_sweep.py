@@ -83,6 +83,13 @@ def test_how_each_job_ended_stays_on_disk_beside_the_sweep(ke_run, executed) -> 
     assert str(bad).startswith("job 1 (model=tuned ")
 
 
+def test_jobs_with_output_folders_of_their_own_are_not_lost(ke_run, executed, tables, recorded) -> None:
+    result = ke_run("-m", "output_dir=a,b", "seed=1,13")
+    assert result.code == 1
+    assert "2 of 4 jobs failed" in result.err
+    assert [path.parts[0] for path in tables[0]] == ["a", "b"]
+
+
 def test_sweeps_do_not_overwrite_each_other(ke_run) -> None:
     ke_run("-m", "seed=1,2")
     ke_run("-m", "seed=3,4")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dummies import CHOICES, write_conf
 
+from dummies import CHOICES, write_conf
 from ke_cli.config import RunConfig, compose_run
 
 Compose = Callable[..., RunConfig]

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from dummies import CHOICES, DummyEditor, DummyMetric
 
+from dummies import CHOICES, DummyEditor, DummyMetric
 from ke_cli.config import BUNDLED, compose_run
 from ke_cli.errors import UserError
 
@@ -102,3 +102,14 @@ class TestModelPath:
         file.touch()
         with pytest.raises(UserError, match=r"model\.path: a model is a folder"):
             compose(f"model.path='{file}'")
+
+
+def test_an_experiment_changes_choices_and_numbers_together(dummy_conf: Path) -> None:
+    (dummy_conf / "experiment").mkdir()
+    (dummy_conf / "experiment" / "long.yaml").write_text(
+        "# @package _global_\n# More steps\ndefaults:\n  - override /method: dummy\nmethod: {steps: 99}\nseed: 5\n",
+        encoding="utf-8",
+    )
+    rest = [choice for choice in CHOICES if not choice.startswith("method")]
+    config = compose_run([*rest, "experiment=long", "seed=6"], dummy_conf)
+    assert (config.method.name, config.method.build().steps, config.seed) == ("dummy", 99, 6)

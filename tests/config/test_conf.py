@@ -26,8 +26,9 @@ PUBLISHED_LATER = {"alphaedit", "emmet", "encore", "pmet"}
 def composed(path: Path, *overrides: str) -> RunConfig:
     """Compose the default run with one choice of one group, and values for what a user must give."""
     group, name = path.parent.name, path.stem
-    missing = OmegaConf.missing_keys(OmegaConf.load(conf_dir() / path))
-    given = [f"++{group}.{key}=given" for key in sorted(missing)]
+    inside = OmegaConf.to_container(OmegaConf.load(conf_dir() / path), resolve=False)
+    assert isinstance(inside, dict)
+    given = [f"{group}.{key}=given" for key, value in inside.items() if value == "???"]
     return compose_run([f"{group}={name}", *given, *overrides])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dummies import CHOICES
 
+from dummies import CHOICES
 from ke_cli.config import compose_run
 from ke_cli.config.explain import CommandLineError, explain, known_keys
 from ke_cli.errors import UserError

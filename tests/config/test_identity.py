@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from dummies import DummyMetric
 
+from dummies import DummyMetric
 from ke_cli.config import (
     ModelConfig,
     RunConfig,

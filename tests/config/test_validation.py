@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dummies import CHOICES, DummyEditor
 
+from dummies import CHOICES, DummyEditor
 from ke_cli.config import Plugin, compose_run
 from ke_cli.config.plugins import TargetError, load_target, plugin
 from ke_cli.config.validation import dump, validate

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
 from .tokens import Fact, render
 from .value import Optimisation
+
+ABSENT = "no parity data of this kind beside the checkout"
+NOTHING = pytest.param(None, marks=pytest.mark.skip(reason=ABSENT))
+
+Check = Callable[[str, Tensor, Tensor, float], None]
+"""Compares (what, ours, theirs, tolerance) by the relative 2-norm."""
 
 
 def parity_folder() -> Path:
@@ -91,6 +99,21 @@ class Reference:
         return facts[fact]["layers"][weight] if facts else {}
 
 
+def case_parameters(method: str) -> list[Any]:
+    """Return the cases of a method as parameters, one skipped parameter where there are none."""
+    return [pytest.param(case, id=case.name) for case in references(method)] or [NOTHING]
+
+
 def references(method: str) -> list[Reference]:
     """Return the folder's cases of one method, none where there is no folder."""
     return [Reference(path.stem) for path in sorted(parity_folder().glob(f"{method}__*.json"))]
+
+
+def each_fact(method: str) -> list[Any]:
+    """Return (case, fact) parameters; facts after the first are marked slow."""
+    found = [
+        pytest.param(case, i, id=f"{case.name}-{i}", marks=[pytest.mark.slow] if i > 0 else [])
+        for case in references(method)
+        for i in range(len(case.facts))
+    ]
+    return found or [pytest.param(None, 0, marks=pytest.mark.skip(reason=ABSENT))]

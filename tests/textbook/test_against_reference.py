@@ -5,77 +5,28 @@ Everything about a case is read from its files; ``KE_PARITY_DIR`` names another 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from . import reference, scoring
-from .architecture import edited, projection_module
-from .essence import Essence, essence
-from .model_calls import key_at, output_at
+from . import reference
+from .essence import essence
+from .model_calls import key_at
 from .rank_one import RankOne, other_prompts, rets, rome, solve_covariance, subject_constraint, top
-from .reference import Reference, references
+from .reference import Check, Reference, case_parameters, each_fact
 from .spread import memit
-from .tokens import Row, encode, fact_row, prompt_row, target_ids
-from .value import Path
+from .tokens import Row, encode, fact_row
+from .value import Essence, Path
 
 PATH, STAGE_2, STAGE_2_FLIP = 1e-5, 1e-4, 5e-3
 WRITE, WRITE_ILL = 1e-3, 5e-3
 """Relative tolerances stated with the data, for independent float32 programs."""
 
 TINY_KU = 1e-2
-"""For ``v`` where the published ``k . u`` is near 0 and so carries the rounding of a float32 inverse."""
-
-HUGE = 1e-3
-"""For scores of a float32 model after a change of norm 10^4."""
-
-Check = Callable[[str, Tensor, Tensor, float], None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    folder = reference.parity_folder() / "tiny_gpt2"
-    loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
-    return loaded.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(reference.parity_folder() / "tiny_gpt2")
-
-
-@pytest.fixture
-def check() -> Check:
-    """Compare by the relative 2-norm, and print the figure (seen with ``pytest -rP``)."""
-
-    def compare(name: str, got: Tensor, want: Tensor, tolerance: float) -> None:
-        difference = ((got.double() - want.double()).norm() / want.double().norm()).item()
-        print(f"{name}: {difference:.1e} (at most {tolerance:.0e})")
-        assert difference <= tolerance, f"{name}: relative difference {difference:.2e} over {tolerance:.0e}"
-
-    return compare
-
-
-def each_fact(method: str) -> list[Any]:
-    """Return (case, fact) parameters; facts after the first are marked slow."""
-    found = [
-        pytest.param(case, i, id=f"{case.name}-{i}", marks=[pytest.mark.slow] if i > 0 else [])
-        for case in references(method)
-        for i in range(len(case.facts))
-    ]
-    return found or [pytest.param(None, 0, marks=pytest.mark.skip(reason="no parity data of this method"))]
+"""For ``v`` from a float32 inverse of another machine where ``k . u`` is near 0; the data asks for 5e-3."""
 
 
 def check_path(check: Check, path: Path, case: Reference, start: str, end: str, tolerance: float) -> None:
@@ -142,10 +93,8 @@ def test_rome(case: Reference, fact: int, model: Any, tokenizer: Any, check: Che
     check_write(check, case, fact, f"{name}.weight", write, WRITE)
 
 
-@pytest.mark.parametrize("case", references("memit") or [None])
-def test_memit(case: Reference | None, model: Any, tokenizer: Any, check: Check) -> None:
-    if case is None:
-        pytest.skip("no parity data of this method")
+@pytest.mark.parametrize("case", case_parameters("memit"))
+def test_memit(case: Reference, model: Any, tokenizer: Any, check: Check) -> None:
     edit = memit(
         model,
         tokenizer,
@@ -182,7 +131,8 @@ def test_rets(case: Reference, fact: int, model: Any, tokenizer: Any, check: Che
     check_path(check, write.path, case, f"fact{fact}::", f"::{weight}", PATH)
     check_losses(check, write.path, published, PATH)
     check_parts(check, case, fact, weight, write, PATH)
-    check_write(check, case, fact, weight, write, TINY_KU)
+    known = 1.1 * published["delta_w_rel_diff_to_float64_solve"]
+    check_write(check, case, fact, weight, write, max(WRITE_ILL, known))
     check_known_rounding(case, fact, weight, write, published)
 
 
@@ -197,10 +147,8 @@ def check_known_rounding(case: Reference, fact: int, weight: str, write: RankOne
         assert difference == pytest.approx(published[f"{name}_rel_diff_to_float64_solve"], abs=tolerance)
 
 
-@pytest.mark.parametrize("case", references("rets") or [None])
-def test_rets_solves_from_the_published_intermediates(case: Reference | None, check: Check) -> None:
-    if case is None:
-        pytest.skip("no parity data of this method")
+@pytest.mark.parametrize("case", case_parameters("rets"))
+def test_rets_solves_from_the_published_intermediates(case: Reference, check: Check) -> None:
     weight = f"transformer.h.{case.numbers['layers'][0]}.mlp.c_proj.weight"
     matrix = case.tensors["C_sub"]
     if case.numbers["origin_mom"]:
@@ -215,13 +163,12 @@ def test_rets_solves_from_the_published_intermediates(case: Reference | None, ch
         ):
             u = solved / solved.norm()
             check(f"fact{fact} u, {label}", u, stored["u"], WRITE_ILL)
-            check(f"fact{fact} v, {label}", gap / (stored["k_lookup"].to(u.dtype) @ u), stored["v"], TINY_KU)
+            v = gap / (stored["k_lookup"].to(u.dtype) @ u)
+            check(f"fact{fact} v, {label}", v, stored["v"], TINY_KU if "32" in label else WRITE_ILL)
 
 
-@pytest.mark.parametrize("case", references("rets") or [None])
-def test_subject_constraint(case: Reference | None, model: Any, tokenizer: Any, check: Check) -> None:
-    if case is None:
-        pytest.skip("no parity data of this method")
+@pytest.mark.parametrize("case", case_parameters("rets"))
+def test_subject_constraint(case: Reference, model: Any, tokenizer: Any, check: Check) -> None:
     prompts = reference.constraint_prompts(case.record["C_sub"]["prompts_file"])
     layer = case.numbers["layers"][0]
     keys = torch.stack([key_at(model, prompt_row_of(tokenizer, text), layer) for text in prompts])
@@ -270,77 +217,3 @@ def test_top(case: Reference, fact: int, model: Any, tokenizer: Any, check: Chec
         check_losses(check, write.path, published["stage2"], stage_2)
         check_parts(check, case, fact, weight, write, stage_2)
         check_write(check, case, fact, weight, write, max(WRITE, stage_2))
-
-
-def relation_cases() -> list[Any]:
-    path = reference.parity_folder() / "r_specificity.json"
-    return reference.read_json(path.name)["cases"] if path.is_file() else []
-
-
-@pytest.mark.parametrize("record", relation_cases() or [None], ids=lambda r: f"case{r['case_id']}" if r else "none")
-def test_relation_specificity(record: dict[str, Any] | None, model: Any, tokenizer: Any) -> None:
-    if record is None:
-        pytest.skip("no parity data of R-Specificity")
-    case = Reference(record["edit"])
-    index = [request["case_id"] for request in case.record["requests"]].index(record["case_id"])
-    start = f"fact{index}::delta_w::"
-    deltas = {
-        name.removeprefix(start).removesuffix(".weight"): delta
-        for name, delta in case.tensors.items()
-        if name.startswith(start)
-    }
-    stop_words = {word for prompt in record["prompts"] for word in prompt["top20_treated_as_stop"]}
-    assert deltas
-    for prompt in record["prompts"]:
-        check_relation_prompt(model, tokenizer, prompt, record["target_new"], stop_words)
-        with edited(model, deltas):
-            check_relation_scores(model, tokenizer, prompt, record["target_new"], prompt["post"], HUGE)
-
-
-def check_relation_prompt(
-    model: Any, tokenizer: Any, prompt: dict[str, Any], target: str, stop_words: set[str]
-) -> None:
-    text = prompt["prompt"]
-    assert encode(tokenizer, text)[0] == prompt["prompt_ids"]
-    assert scoring.relation_token(their_candidates(prompt), stop_words).id == prompt["t0_id"]
-    ours = scoring.relation_token(scoring.top_tokens(model, tokenizer, text, 20), stop_words)
-    assert ours.id == prompt["t0_id_without_left_padding"]
-    check_relation_scores(model, tokenizer, prompt, target, prompt["pre"], 1e-5)
-
-
-def their_candidates(prompt: dict[str, Any]) -> list[scoring.Candidate]:
-    """Return the published top 20, which come from a batch with shifted positions."""
-    texts = zip(prompt["top20_ids"], prompt["top20_strings"], strict=True)
-    return [scoring.Candidate(token, text, 0.0) for token, text in texts]
-
-
-def check_relation_scores(
-    model: Any, tokenizer: Any, prompt: dict[str, Any], target: str, published: dict[str, Any], tolerance: float
-) -> None:
-    result = scoring.relation_check(model, tokenizer, prompt["prompt"], target, prompt["t0_id"])
-    assert result.t0_nll == pytest.approx(published["nll_t0"], rel=tolerance)
-    assert result.target_nll == pytest.approx(published["max_nll_target_new"], rel=tolerance)
-    assert result.success == published["success"]
-
-
-@pytest.mark.parametrize(("case", "fact"), each_fact("rets"))
-def test_target_log_probabilities(case: Reference, fact: int, model: Any, tokenizer: Any) -> None:
-    record, request = case.record["facts"][fact], case.facts[fact]
-    ((weight, published),) = record["layers"].items()
-    assert target_ids(tokenizer, record["prompt"], request.target) == published["target_ids"]
-    before = scoring.nll(model, tokenizer, record["prompt"], request.target)
-    with edited(model, {weight.removesuffix(".weight"): case.tensors[f"fact{fact}::delta_w::{weight}"]}):
-        after = scoring.nll(model, tokenizer, record["prompt"], request.target)
-    for ours, theirs, tolerance in ((before, "target_before", 1e-5), (after, "target_after", HUGE)):
-        assert ours.nlls == pytest.approx([-x for x in record[theirs]["token_logprobs"]], rel=tolerance)
-
-
-@pytest.mark.parametrize(("case", "fact"), each_fact("rets"))
-def test_published_write_gives_the_value(case: Reference, fact: int, model: Any, tokenizer: Any, check: Check) -> None:
-    """``(W + delta) k`` is ``v*`` at the lookup position of the un-prefixed prompt."""
-    layer = case.numbers["layers"][0]
-    weight = f"transformer.h.{layer}.mlp.c_proj.weight"
-    bare = prompt_row(tokenizer, case.facts[fact], "{}", "prompt_last")
-    with edited(model, {weight.removesuffix(".weight"): case.tensors[f"fact{fact}::delta_w::{weight}"]}):
-        now = output_at(model, projection_module(model, layer), bare)
-    check("reached value", now, case.tensors[f"fact{fact}::v_star::{weight}"], WRITE)

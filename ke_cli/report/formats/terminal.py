@@ -14,8 +14,8 @@ from rich.text import Text
 from ke_cli.report.tables import Cell, Table, cell_texts, heading
 from ke_cli.results.record import ColumnRecord
 
-_AROUND = 3
-"""Cells of padding and border around a column."""
+_GAP = 3
+"""Blanks between two columns."""
 
 Column = tuple[Text, list[Text]]
 
@@ -30,7 +30,9 @@ def print_tables(tables: Sequence[Table], console: Console) -> None:
         console.print()
         console.print(Text(table.title, style="bold"))
         for grid in _grids(table, console.width):
+            console.print()
             console.print(grid)
+        console.print()
         for note in (table.caption, *table.footnotes):
             console.print(Text(note, style="dim"))
 
@@ -47,7 +49,7 @@ def _grids(table: Table, width: int) -> Iterator[Grid]:
         return
     labels: Column = (Text("Method"), [Text(line.label) for line in table.lines])
     counts: Column = (Text("n"), [Text(f"{line.cases:,}") for line in table.lines])
-    free = width - _width(labels) - _width(counts) - 1
+    free = width - _width(labels) - _width(counts) + _GAP
     columns = _columns(table, " ")
     if sum(map(_width, columns)) > free:
         columns = _columns(table, "\n")
@@ -70,7 +72,7 @@ def _text(cell: Cell, column: ColumnRecord, gap: str) -> Text:
 
 def _width(column: Column) -> int:
     head, cells = column
-    return _AROUND + max(cell_len(line) for text in (head, *cells) for line in text.plain.split("\n"))
+    return _GAP + max(cell_len(line) for text in (head, *cells) for line in text.plain.split("\n"))
 
 
 def _parts(columns: Sequence[Column], free: int) -> Iterator[list[Column]]:
@@ -85,7 +87,7 @@ def _parts(columns: Sequence[Column], free: int) -> Iterator[list[Column]]:
 
 
 def _grid(columns: Sequence[Column]) -> Grid:
-    grid = Grid(box=box.SIMPLE_HEAD)
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, (head, _) in enumerate(columns):
         grid.add_column(head, justify="right" if place else "left", overflow="fold")
     for cells in zip(*(cells for _, cells in columns), strict=True):

@@ -1,0 +1,234 @@
+"""Every configured editor against its plain implementation, on every kind of tokenizer and weight layout.
+
+The plain implementations run whole models on one fact at a time and write into the weights; the editors run partial
+forwards on all units together and write nothing. In float64 only the order of sums tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pytest
+import torch
+from engine.benches import (
+    KINDS,
+    REQUESTS,
+    TEMPLATES,
+    assert_same_deltas,
+    assert_untouched,
+    deltas_of,
+    fact_of,
+    state_hash,
+    unit_of,
+)
+from textbook import spread
+from textbook.architecture import layer_module
+from textbook.model_calls import output_at
+from textbook.tokens import prompt_row
+
+from ke_cli.data.types import EditUnit
+from ke_cli.engine.edits import Dense, LowRank
+from ke_cli.engine.workbench import Workbench
+from ke_cli.methods.base import Editor, ValueEditor
+
+from .oracles import (
+    CONFIGURED,
+    ORACLES,
+    assert_agrees,
+    configured,
+    editor_of,
+    groups_of,
+    numbers,
+    plain,
+    use_templates,
+)
+
+TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
+ALONE = tuple(unit_of(request) for request in REQUESTS[:2])
+TOGETHER = (unit_of(*REQUESTS[:3], name="three"), unit_of(*REQUESTS[3:], name="two"))
+"""Two facts of one subject in the first unit; units of different sizes."""
+
+SHORT = (unit_of(REQUESTS[0], REQUESTS[2], name="short"),)
+"""Targets of fewer tokens than "{subject} is a"."""
+
+SPREAD = {"layers": (1, 2, 3), "lambda_": 15.0}
+NEVER = {"steps": 5, "threshold": 0.0}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with settings, the units it writes, and whether it runs in both data types."""
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    units: tuple[EditUnit, ...] = ALONE
+    common: bool = False
+
+    def __str__(self) -> str:
+        said = [f"{key}={value}" for key, value in self.settings.items() if key not in ("steps", "threshold")]
+        return "-".join([self.method, *(text.replace(" ", "") for text in said)])
+
+
+VARIANTS = (
+    Variant("none", common=True),
+    Variant("rome", {"layers": (2,)}, common=True),
+    Variant("rome", {"layers": (0,)}),
+    Variant("rome", {"layers": (2,), "covariance": False}, TOGETHER),
+    Variant("rets", {"layers": (3,)}, common=True),
+    Variant("rets", {"layers": (3,), "own_prompts": True}),
+    Variant("rets", {"layers": (3,), "origin_mom": False}, TOGETHER),
+    Variant("rets", {"layers": (3,), "origin_mom": False, "own_prompts": True}),
+    Variant("rets", {"layers": (3,), "subject_const": False, "essence_read": "last"}),
+    Variant("top", {"layers": (1,), "relation_offset": 2, "subject_steps": 5, "subject_threshold": 0.0}, common=True),
+    Variant("top", {"layers": (2,), "relation_offset": 1, "essence_at": "target_offset"}, SHORT),
+    Variant("top", {"layers": (1, 2), "relation_offset": 1, "covariance": False}),
+    Variant("memit", SPREAD, TOGETHER, common=True),
+    Variant("memit", {"layers": (3,), "lambda_": 1000.0}),
+    Variant("memit_merge", SPREAD, TOGETHER, common=True),
+    Variant("memit_merge", SPREAD | {"balance": False}, TOGETHER),
+    Variant("rose", {"layers": (1, 2, 3), "lambda_": 0.01, "joint_steps": 4}, TOGETHER, common=True),
+    Variant("rose", {"layers": (1, 2), "lambda_": 1.0, "pull": 0.3, "joint_steps": 4}, TOGETHER),
+    Variant("rose", {"layers": (1, 2), "lambda_": 0.01, "integration": "joint"}, TOGETHER),
+    Variant("rose", {"layers": (2,), "lambda_": 1.0, "integration": "joint"}, TOGETHER),
+    Variant("ft_l", {"layers": (3,), "norm_constraint": 2e-3}, TOGETHER, common=True),
+    Variant("ft_l", {"layers": (0,), "norm_constraint": 1.0}),
+)
+
+
+def build(variant: Variant, bench: Workbench) -> Editor:
+    """The configured editor with the variant's settings and steps that no threshold ends."""
+    base = configured(variant.method)
+    known = {item.name for item in fields(base)}
+    never = {key: value for key, value in NEVER.items() if key in known}
+    editor = editor_of(variant.method, **(never | variant.settings))
+    use_templates(editor, bench, TEMPLATES)
+    return editor
+
+
+def test_every_method_has_an_oracle() -> None:
+    assert len(CONFIGURED) == 8
+    missing = sorted(set(CONFIGURED) - set(ORACLES))
+    assert not missing, f"conf/method has {missing}, and tests/methods/oracles.py has no plain implementation of them"
+    assert set(ORACLES) == set(CONFIGURED)
+    covered = {variant.method for variant in VARIANTS if variant.common}
+    assert covered == set(CONFIGURED), "every method needs a variant in VARIANTS that runs in both data types"
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_configured_layers_exist_at_any_depth(name: str) -> None:
+    """The rules of thumb are fractions of the depth, and TOP's offset stays inside real models."""
+    for depth in (12, 28, 32, 48):
+        layers = configured(name).edited_layers(depth)
+        assert layers == sorted(set(layers)) and all(0 <= layer < depth for layer in layers)
+        assert set(configured(name).covariance_layers(depth)) <= set(layers)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_float64(kind: str, variant: Variant, bench: Callable[..., Workbench]) -> None:
+    check(bench(kind, "float64"), variant)
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant.common], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32(kind: str, variant: Variant, bench: Callable[..., Workbench]) -> None:
+    check(bench(kind, "float32"), variant)
+
+
+def check(bench: Workbench, variant: Variant) -> None:
+    """Compare weight changes, and see that the editor left the model as it was."""
+    editor, before = build(variant, bench), state_hash(bench.model.hf)
+    tolerance = TOLERANCES[str(bench.model.dtype).removeprefix("torch.")]
+    worst = assert_agrees(editor, variant.method, bench, variant.units, tolerance)
+    print(f"{bench.model.name} {bench.model.dtype} {variant}: {worst:.1e}")
+    assert_untouched(bench.model, before)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"clamp": 0.1}, {"weight_decay": 500.0, "kl_factor": 3.0}, {"lr": 0.05}, {"steps": 1}, {"steps": 20}]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_the_optimisation(kind: str, settings: dict[str, Any], bench: Callable[..., Workbench]) -> None:
+    """The clamp at work, other weights of the terms, one evaluation (no update at all), and the full number."""
+    here = bench(kind, "float64")
+    editor = editor_of("rome", **(NEVER | {"layers": (1,)} | settings))
+    use_templates(editor, here, TEMPLATES)
+    assert_agrees(editor, "rome", here, ALONE, 1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rose_with_the_mean_key(kind: str, bench: Callable[..., Workbench]) -> None:
+    """One layer: ``R`` from the first fact's hidden state, ``K`` the mean over the subject's facts."""
+    here = bench(kind, "float64")
+    settings = NEVER | {"layers": (2,), "lambda_": 0.3, "integration": "joint"}
+    editor: Any = editor_of("rose", key="mean", **settings)
+    use_templates(editor, here, TEMPLATES)
+    (edit,) = editor.edit(here, TOGETHER[:1])
+    model, tokenizer = plain(here.model)
+    groups, facts = groups_of(editor, here), [fact_of(request) for request in REQUESTS[:3]]
+    keys, residuals = [], []
+    for subject in spread.by_subject(facts):
+        value = spread.joint_value(model, tokenizer, subject, groups, 2, numbers(editor)).value
+        bare = prompt_row(tokenizer, subject[0], "{}", "subject_last")
+        keys.append(torch.stack([spread.grouped_key(model, tokenizer, f, 2, groups) for f in subject]).mean(0))
+        residuals.append(value - output_at(model, layer_module(model, 2), bare))
+    want = spread.isotropic_solve(0.3)(2, torch.stack(keys, 1), torch.stack(residuals, 1))
+    assert_same_deltas(deltas_of(edit), {here.model.projection_name(2): want}, 1e-10)
+    first = editor_of("rose", key="first", **settings)
+    other = deltas_of(first.edit(here, TOGETHER[:1])[0])[here.model.projection_name(2)]
+    assert (other - want).norm() > 1e-2 * want.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rose_under_the_covariance_is_memit_merge(kind: str, bench: Callable[..., Workbench]) -> None:
+    here = bench(kind, "float64")
+    rose = editor_of("rose", constraint="covariance", integration="joint", **(NEVER | SPREAD))
+    merge = editor_of("memit_merge", clamp=rose.clamp, **(NEVER | SPREAD))  # type: ignore[attr-defined]
+    for editor in (rose, merge):
+        use_templates(editor, here, TEMPLATES)
+    assert rose.covariance_layers(5) == [1, 2, 3]
+    pairs = zip(rose.edit(here, TOGETHER), merge.edit(here, TOGETHER), strict=True)
+    for ours, theirs in pairs:
+        assert_same_deltas(deltas_of(ours), deltas_of(theirs), 1e-12)
+
+
+def test_isotropic_solve_without_ridge_splits_equal_keys() -> None:
+    """Two equal keys and no ridge: the pseudo-inverse gives each half, where a plain inverse has no answer."""
+    from ke_cli.methods.rose import isotropic_solve
+
+    key = torch.arange(1.0, 6.0, dtype=torch.float64)
+    right = isotropic_solve(0.0, torch.stack([key, key], dim=1))
+    torch.testing.assert_close(right, torch.stack([key, key]) / (2 * key @ key))
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant.common], ids=str)
+def test_shape_and_type_of_updates(variant: Variant, bench: Callable[..., Workbench]) -> None:
+    """Updates are ``[d, m]`` whichever way round the weight lies, low-rank but for fine-tuning, float32 or better."""
+    here = bench("gpt2", "float32")
+    editor = build(variant, here)
+    (edit,) = editor.edit(here, ALONE[:1])
+    layers = editor.edited_layers(here.model.n_layers)
+    assert list(edit.updates) == [here.model.projection_name(layer) for layer in layers]
+    assert edit.is_finite()
+    for update in edit.updates.values():
+        assert isinstance(update, Dense if variant.method == "ft_l" else LowRank)
+        assert update.delta().shape == (48, 192)
+        assert update.delta().dtype in (torch.float32, torch.float64)
+        assert update.norm() == pytest.approx(float(update.delta().norm()), rel=1e-5)
+    assert edit.rank == {"none": 0, "ft_l": 48}.get(variant.method, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGURED if isinstance(configured(name), ValueEditor)])
+def test_essence_can_be_read_at_the_end(name: str, bench: Callable[..., Workbench]) -> None:
+    """Where the papers read the distribution; it gives another edit unless the row ends at the lookup position."""
+    here = bench("llama", "float64")
+    edits = []
+    for read_at in ("lookup", "last"):
+        settings = {"top": {"layers": (1,), "relation_offset": 1}, "rets": {"layers": (3,)}}.get(name, {"layers": (2,)})
+        editor = editor_of(name, essence_read=read_at, kl_factor=2.0, **(NEVER | settings))
+        use_templates(editor, here, TEMPLATES)
+        edits.append(deltas_of(editor.edit(here, ALONE[:1])[0]))
+    ((_, at_lookup),), ((_, at_end),) = (edit.items() for edit in edits)
+    assert torch.equal(at_lookup, at_end) == (name == "top")

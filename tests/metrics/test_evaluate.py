@@ -1,0 +1,181 @@
+"""Between metrics and engine: each query once, no column twice, equal hashes for equal prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+
+from ke_cli.config.plugins import Plugin, dump
+from ke_cli.data.types import Case, Probe, Request
+from ke_cli.engine.queries import (
+    Answer,
+    Generation,
+    InstructionQuery,
+    Query,
+    Score,
+    TargetQuery,
+    TokenQuery,
+    TopTokens,
+    TopTokensQuery,
+)
+from ke_cli.errors import UserError
+from ke_cli.metrics.base import Column, Metric
+from ke_cli.metrics.evaluate import check_columns, measure_all, plan_after, plan_before, prompts_hash, to_json
+from ke_cli.metrics.instruction import InstructionFollowing
+from ke_cli.metrics.relation_specificity import RSpecificity
+from ke_cli.metrics.score import HarmonicScore
+from ke_cli.metrics.success import Efficacy, Neighborhood, Paraphrase
+
+REQUEST = Request("{} is in", "Rome", "Oslo", "Italy")
+CASE = Case(
+    "1",
+    REQUEST,
+    paraphrases=(Probe("Rome is in"), Probe("Rome, in")),
+    relation_specific=(Probe("Rome, in"),),
+    instructions=(Probe("Where is Rome?"),),
+)
+METRICS: list[Metric] = [
+    Efficacy(),
+    Paraphrase(),
+    Neighborhood(),
+    RSpecificity(),
+    InstructionFollowing(),
+    HarmonicScore(),
+]
+BEFORE: dict[Query, Answer] = {TopTokensQuery("Rome, in", 20): TopTokens((4, 5), (" the", " Lazio"), (0.5, 1.5))}
+AFTER: dict[Query, Answer] = {
+    TargetQuery("Rome is in", "Oslo"): Score((1.0,), (True,)),
+    TargetQuery("Rome is in", "Italy"): Score((2.0,), (False,)),
+    TargetQuery("Rome, in", "Oslo"): Score((3.0,), (False,)),
+    TargetQuery("Rome, in", "Italy"): Score((2.0,), (False,)),
+    TokenQuery("Rome, in", 5): Score((0.5,), (True,)),
+    InstructionQuery("Where is Rome?", 16): Generation("Oslo."),
+}
+
+
+def test_plans_ask_each_query_once_in_order() -> None:
+    assert plan_before(METRICS, CASE) == tuple(BEFORE)
+    assert plan_after(METRICS, CASE, BEFORE) == tuple(AFTER)
+
+
+def test_measure_all() -> None:
+    values = measure_all(METRICS, CASE, BEFORE, AFTER)
+    assert list(values) == [column.name for metric in METRICS for column in metric.columns]
+    shares = {name: value for name, value in values.items() if "magnitude" not in name}
+    assert shares == {
+        "efficacy": 1.0,
+        "efficacy_accuracy": 1.0,
+        "paraphrase": 0.5,
+        "paraphrase_accuracy": 0.5,
+        "paraphrase_held_out": None,
+        "neighborhood": None,
+        "neighborhood_accuracy": None,
+        "r_specificity": 1.0,
+        "r_specificity_gold": None,
+        "instruction_exact": 1.0,
+        "instruction_contains": 1.0,
+        "instruction_held_out": None,
+    }
+
+
+@dataclass(frozen=True)
+class Copy(HarmonicScore):
+    """A metric of somebody else, with a column that exists."""
+
+    name = "copy"
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("paraphrase", "mine"),)
+
+    @property
+    def derived(self) -> tuple[()]:
+        return ()
+
+    def measure(self, *_: object) -> dict[str, float | None]:
+        return {"paraphrase": 1.0}
+
+
+def test_a_column_has_one_metric() -> None:
+    check_columns(METRICS)
+    message = "the metrics 'paraphrase' and 'copy' both fill the column 'paraphrase'"
+    with pytest.raises(UserError, match=message):
+        check_columns([*METRICS, Copy()])
+    with pytest.raises(UserError, match=message):
+        measure_all([*METRICS, Copy()], CASE, BEFORE, AFTER)
+    with pytest.raises(UserError, match="'score' and 'score' both fill the column 'score'"):
+        check_columns([HarmonicScore(), HarmonicScore()])
+
+
+def test_the_hash_knows_prompts_and_targets_and_nothing_a_model_said() -> None:
+    queries = list(AFTER)
+    one = prompts_hash(CASE, queries)
+    assert len(one) == 64 and int(one, 16)
+    assert prompts_hash(CASE, [*reversed(queries), queries[0]]) == one
+    other_token = [replace(query, token=6) if isinstance(query, TokenQuery) else query for query in queries]
+    assert prompts_hash(CASE, other_token) == one
+    assert prompts_hash(replace(CASE, case_id="2"), queries) == one
+    changed = [
+        prompts_hash(CASE, queries[1:]),
+        prompts_hash(CASE, [*queries, TargetQuery("Rome,", "in Oslo")]),
+        prompts_hash(CASE, [*queries, TargetQuery("Rome, in", "Oslo ")]),
+        prompts_hash(CASE, [*queries, InstructionQuery("Rome, in", 16)]),
+        prompts_hash(replace(CASE, request=replace(REQUEST, target_new="Bern")), queries),
+        prompts_hash(replace(CASE, request=replace(REQUEST, prompt="{} lies in")), queries),
+    ]
+    assert len({one, *changed}) == 7
+
+
+def test_the_hash_is_the_same_in_every_process_and_version() -> None:
+    edit = '["{} is in","Rome","Oslo","Italy"]'
+    asked = '["instruction","Where is Rome?"],["next token","Rome, in"]'
+    asked += ',["target","Rome is in","Italy"],["target","Rome is in","Oslo"]'
+    asked += ',["target","Rome, in","Italy"],["target","Rome, in","Oslo"]'
+    assert prompts_hash(CASE, AFTER) == hashlib.sha256(f"[{edit},[{asked}]]".encode()).hexdigest()
+
+
+def test_raw_answers_as_they_are_logged() -> None:
+    logged = [to_json(query, answer) for query, answer in {**BEFORE, **AFTER}.items()]
+    assert logged[0] == {
+        "ask": "top", "prompt": "Rome, in", "k": 20, "ids": [4, 5], "texts": [" the", " Lazio"], "nlls": [0.5, 1.5]
+    }  # fmt: skip
+    assert logged[1] == {"ask": "target", "prompt": "Rome is in", "target": "Oslo", "nlls": [1.0], "hits": [True]}
+    assert logged[5] == {"ask": "token", "prompt": "Rome, in", "token": 5, "nlls": [0.5], "hits": [True]}
+    assert logged[6] == {"ask": "instruction", "question": "Where is Rome?", "text": "Oslo."}
+    assert json.loads(json.dumps(logged)) == logged
+
+
+def test_an_answer_of_the_wrong_kind_is_a_mistake_of_the_program() -> None:
+    with pytest.raises(TypeError, match="a Generation is no answer to a TargetQuery"):
+        to_json(TargetQuery("a", "b"), Generation("c"))
+
+
+def test_score_is_derived_from_the_four_shares() -> None:
+    score, arithmetic = HarmonicScore().derived
+    assert (score.name, score.kind) == ("score", "harmonic")
+    assert (arithmetic.name, arithmetic.kind) == ("score_arith", "arithmetic")
+    assert score.of == arithmetic.of == ("efficacy", "paraphrase", "neighborhood", "r_specificity")
+    known = {column.name for metric in METRICS for column in metric.columns}
+    assert set(score.of) <= known
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_metrics_are_plugins_whose_settings_survive(metric: Metric) -> None:
+    assert metric.version == 1
+    target = f"{type(metric).__module__}:{type(metric).__name__}"
+    rebuilt: Metric = Plugin(metric.name, target, dump(metric)).build()
+    assert rebuilt == metric
+    assert list(rebuilt.columns) == list(metric.columns)
+
+
+def test_nothing_here_imports_torch() -> None:
+    modules = "ke_cli.metrics.evaluate, ke_cli.metrics.success, ke_cli.metrics.instruction, ke_cli.metrics.score"
+    modules += ", ke_cli.metrics.relation_specificity, ke_cli.data.counterfact, ke_cli.data.counterfact_same_subject"
+    modules += ", ke_cli.protocols.single, ke_cli.protocols.same_subject"
+    code = f"import {modules}, sys; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,239 @@
+"""The rules of the house that a reader relies on: who may import whom, what starts fast, what is never done."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ke_cli"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS: dict[str, str] = {
+    "ke_cli": "base",
+    "ke_cli.errors": "base",
+    "ke_cli.paths": "base",
+    "ke_cli.data": "data",
+    "ke_cli.engine.queries": "queries",
+    "ke_cli.models": "models",
+    "ke_cli.engine": "engine",
+    "ke_cli.methods": "methods",
+    "ke_cli.metrics": "metrics",
+    "ke_cli.protocols": "protocols",
+    "ke_cli.results": "results",
+    "ke_cli.report": "report",
+    "ke_cli.config": "config",
+    "ke_cli.arguments": "front",
+    "ke_cli.help": "front",
+    "ke_cli.run": "front",
+    "ke_cli.sweep": "front",
+    "ke_cli.summarize": "summarize",
+}
+"""The layer of a module is that of its longest prefix here; everything else directly in the package is `runner`."""
+
+RUNNER = "runner"
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "base": set(),
+    "data": {"base"},
+    "queries": {"base", "data"},
+    "models": {"base", "data", "queries"},
+    "engine": {"base", "data", "queries", "models"},
+    "methods": {"base", "data", "queries", "models", "engine"},
+    "metrics": {"base", "data", "queries"},
+    "protocols": {"base", "data"},
+    "results": {"base"},
+    "report": {"base", "results"},
+    "config": {"base"},
+    "summarize": {"base", "results", "report"},
+    RUNNER: {"base", "data", "queries", "models", "engine", "methods", "metrics", "protocols", "results", "report"}
+    | {"config"},
+    "front": {"base", "config", "report", RUNNER},
+}
+"""Besides itself, what a layer may import. Types of a contract may come from further on (`TYPES_FROM`)."""
+
+TYPES_FROM: dict[str, set[str]] = {"config": {"data", "methods", "metrics", "protocols"}}
+"""What a layer may import under ``TYPE_CHECKING`` only, because a pluggable part is named by its contract."""
+
+STARTS_FAST = {"base", "data", "queries", "metrics", "protocols", "results", "report", "config", "front", "summarize"}
+HEAVY = {"torch", "transformers", "datasets", "pandas", "accelerate", "safetensors"}
+NEVER = {"report", "results"}
+"""Layers that import nothing heavy at all, not even inside a function (pandas is report's own)."""
+
+
+class Import(NamedTuple):
+    """One imported name: at the top of a module or in a function, for types only or not."""
+
+    name: str
+    line: int
+    at_top: bool
+    for_types: bool
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer(module: str) -> str:
+    prefix = module
+    while prefix not in LAYERS:
+        prefix = prefix.rpartition(".")[0]
+    own_module_of_the_package = prefix == "ke_cli" and module.count(".") >= 1
+    return RUNNER if own_module_of_the_package else LAYERS[prefix]
+
+
+def imports(path: Path) -> Iterator[Import]:
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")).body, at_top=True, for_types=False)
+
+
+def _imports(nodes: list[ast.stmt], *, at_top: bool, for_types: bool) -> Iterator[Import]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, node.lineno, at_top, for_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            for alias in node.names:
+                yield Import(f"{node.module}.{alias.name}", node.lineno, at_top, for_types)
+        else:
+            typed = for_types or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+            inside = at_top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for block in ("body", "orelse", "finalbody"):
+                yield from _imports(getattr(node, block, []), at_top=inside, for_types=typed)
+            for part in [*getattr(node, "handlers", []), *getattr(node, "cases", [])]:
+                yield from _imports(part.body, at_top=inside, for_types=typed)
+
+
+def of_the_package(path: Path) -> Iterator[tuple[Import, str]]:
+    """Yield the imports of our own modules with their layers."""
+    modules = {module_name(file) for file in FILES}
+    for found in imports(path):
+        if found.name.partition(".")[0] == "ke_cli":
+            module = found.name if found.name in modules else found.name.rpartition(".")[0]
+            assert module in modules, f"{path.name} imports {found.name}, which does not exist"
+            yield found, layer(module)
+
+
+@pytest.fixture(params=FILES, ids=module_name)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_every_module_is_found_and_has_a_layer() -> None:
+    assert len(FILES) >= 60
+    assert {layer(module_name(file)) for file in FILES} == set(MAY_IMPORT)
+    folders = {f"ke_cli.{folder.name}" for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
+    assert folders <= set(LAYERS), "a new folder needs a place in the order of imports"
+
+
+def test_the_order_of_imports_has_no_circle() -> None:
+    done: set[str] = set()
+    while ready := {name for name, allowed in MAY_IMPORT.items() if name not in done and allowed <= done}:
+        done |= ready
+    assert done == set(MAY_IMPORT)
+
+
+def test_imports_run_one_way(path: Path) -> None:
+    own = layer(module_name(path))
+    for found, other in of_the_package(path):
+        allowed = {own, *MAY_IMPORT[own], *(TYPES_FROM.get(own, set()) if found.for_types else set())}
+        assert other in allowed, f"line {found.line}: {own} must not import {other} ({found.name})"
+
+
+def test_what_starts_fast_imports_nothing_heavy_at_the_top(path: Path) -> None:
+    if layer(module_name(path)) not in STARTS_FAST:
+        return
+    for found in imports(path):
+        if found.at_top and not found.for_types:
+            assert found.name.partition(".")[0] not in HEAVY, f"line {found.line}: {found.name}"
+
+
+def test_nor_through_a_module_that_is_slow_to_start(path: Path) -> None:
+    if layer(module_name(path)) not in STARTS_FAST:
+        return
+    for found, other in of_the_package(path):
+        if found.at_top and not found.for_types:
+            assert other in STARTS_FAST, f"line {found.line}: {found.name}"
+
+
+def test_files_and_tables_need_no_torch_at_all(path: Path) -> None:
+    if layer(module_name(path)) not in NEVER:
+        return
+    for found in imports(path):
+        assert found.name.partition(".")[0] not in HEAVY - {"pandas"}, f"line {found.line}: {found.name}"
+
+
+def test_only_the_configuration_knows_hydra_and_omegaconf(path: Path) -> None:
+    if layer(module_name(path)) in {"config", "front"}:
+        return
+    for found in imports(path):
+        assert found.name.partition(".")[0] not in {"hydra", "omegaconf"}, f"line {found.line}: {found.name}"
+
+
+def test_nothing_is_unpickled_and_no_foreign_code_is_trusted(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for found in imports(path):
+        assert found.name.partition(".")[0] not in {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"torch.load", "eval", "exec", "pandas.read_pickle"}, f"line {node.lineno}: {called}"
+            for keyword in node.keywords:
+                trusting = keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) == "True"
+                assert not trusting, f"line {node.lineno}: trust_remote_code=True"
+
+
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_functions_are_short(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node, clean=False) or ""
+            lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring.splitlines())
+            assert lines <= 40, f"line {node.lineno}: {node.name} has {lines} lines besides its docstring"
+
+
+def test_what_is_public_is_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "the module has no docstring"
+    for node in _public(tree):
+        assert ast.get_docstring(node), f"line {node.lineno}: {node.name} has no docstring"
+
+
+def _public(parent: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    for node in parent.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from _public(node)
+
+
+def test_no_module_keeps_a_state(path: Path) -> None:
+    """Constants may be tables; what is empty at first is there to be filled, and leaks from model to model."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            text = ast.unparse(node.value)
+            assert text not in {"{}", "[]", "set()", "dict()", "list()", "defaultdict(list)"}, f"line {node.lineno}"
+    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("ke_cli", "base"),
+        ("ke_cli.engine.queries", "queries"),
+        ("ke_cli.engine.edits", "engine"),
+        ("ke_cli.report.formats.latex", "report"),
+        ("ke_cli.execute", RUNNER),
+        ("ke_cli.some_new_module", RUNNER),
+    ],
+)
+def test_the_layer_of_a_module_is_that_of_its_longest_prefix(module: str, expected: str) -> None:
+    assert layer(module) == expected
