@@ -95,7 +95,7 @@ def _measured(metrics: Sequence[Metric], case: Case, before: Answers, after: Ans
         "metrics": measure_all(metrics, case, before, after),
         "before": [to_json(query, before[query]) for query in asked_before],
         "after": [to_json(query, after[query]) for query in asked_after],
-        "prompts_sha256": prompts_hash(case, asked_after),
+        "prompts_sha256": prompts_hash(case),
     }
 
 

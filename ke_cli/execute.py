@@ -85,6 +85,7 @@ class Run:
         started, before = time.perf_counter(), float(record.get("wall_s") or 0.0)
         try:
             bench = self._workbench(record)
+            self._write_record(record, status="running")
             with make_progress(self.plan.config.progress, self.console, self.plan, len(left)) as progress:
                 for start in range(0, len(left), self.plan.package):
                     self._package(bench, left[start : start + self.plan.package], progress)

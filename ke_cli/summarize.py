@@ -60,7 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=("terminal", *FORMATS), help="default: by the suffix of --output, else terminal")
     add("--output", type=Path, metavar="FILE", help="write to a file instead of printing")
     add("--by", type=_names, default=(), metavar="KEYS", help="settings that make rows; other runs are pooled")
-    add("--metrics", type=_names, default=(), metavar="LIST", help="columns or metrics to show, in this order")
+    add(
+        "--metrics",
+        type=_names,
+        default=(),
+        metavar="LIST",
+        help="columns or metrics to show, in this order, or: all (default: the main columns)",
+    )
     add("--sort", default="", metavar="COLUMN[:desc]", help="order of the rows (or: name)")
     add("--against", default="", metavar="ROW", help="show paired differences to this row or method")
     add("--all-cases", action="store_true", help="each row on all its own cases, not on the common ones")
@@ -76,10 +82,11 @@ def _summarize(arguments: argparse.Namespace, complaints: Console) -> int:
     paths = arguments.paths or [Path("outputs")]
     runs = [read_run(path) for path in find_runs(paths)]
     _complain(paths, runs, complaints)
-    view = View(arguments.by, arguments.metrics, arguments.sort, arguments.all_cases, arguments.against)
+    metrics = arguments.metrics or (("all",) if _format(arguments) in ("csv", "json") else ())
+    view = View(arguments.by, metrics, arguments.sort, arguments.all_cases, arguments.against)
     tables = build_tables(runs, view)
     if tables:
-        _show(tables, arguments.format, arguments.output)
+        _show(tables, _format(arguments), arguments.output)
     if any(table.lines for table in tables):
         return 0
     complaints.print(Text(_nothing(paths, runs)), soft_wrap=True)
@@ -102,8 +109,14 @@ def _nothing(paths: Sequence[Path], runs: Sequence[Run]) -> str:
     )
 
 
-def _show(tables: Sequence[Table], name: str | None, output: Path | None) -> None:
-    name = name or (SUFFIXES.get(output.suffix.lower()) if output else None) or "terminal"
+def _format(arguments: argparse.Namespace) -> str:
+    """The format that was asked for, or that the output file's suffix suggests; data formats show every column."""
+    output: Path | None = arguments.output
+    suggested = SUFFIXES.get(output.suffix.lower()) if output else None
+    return arguments.format or suggested or "terminal"
+
+
+def _show(tables: Sequence[Table], name: str, output: Path | None) -> None:
     if output is None and name == "terminal":
         print_tables(tables, Console())
         return

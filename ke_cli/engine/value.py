@@ -169,7 +169,8 @@ class _Loop:
         n = len(batch.target_rows)
         loss = loss + batch.target_loss(log_probabilities[:n], len(active))
         unedited = self.unedited[[active[k] for k in batch.essence_owner.tolist()]]
-        total: Tensor = loss + self.objective.kl_factor * batch.essence_loss(log_probabilities[n:], unedited, len(active))
+        kept = batch.essence_loss(log_probabilities[n:], unedited, len(active))
+        total: Tensor = loss + self.objective.kl_factor * kept
         return total
 
     def _pull(self, delta: Tensor, active: Sequence[int]) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ke_cli.data.types import Case
@@ -64,16 +65,15 @@ def measure_all(metrics: Sequence[Metric], case: Case, before: Answers, after: A
     return values
 
 
-def prompts_hash(case: Case, queries: Iterable[Query]) -> str:
-    """Return the SHA-256, in hexadecimal digits, of the prompts and targets that a case was really asked with.
+def prompts_hash(case: Case) -> str:
+    """Return the SHA-256, in hexadecimal digits, of everything a case may be asked with, whatever the metrics.
 
-    Two runs with equal hashes wrote the same fact and asked the same questions. Their order, and what depends on
-    a model's answers (the token of a `TokenQuery`) does not enter, so runs of different models can be compared.
+    Two runs with equal hashes wrote the same fact and had the same probes to ask about it, so that every column both
+    have measured compares. The case's id does not enter, nor does anything a model answered.
     """
-    request = case.request
-    edit = [request.prompt, request.subject, request.target_new, request.target_true]
-    asked = sorted({_asked(query) for query in queries})
-    return hashlib.sha256(json.dumps([edit, asked], separators=(",", ":")).encode("ascii")).hexdigest()
+    content = {key: value for key, value in asdict(case).items() if key != "case_id"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def to_json(query: Query, answer: Answer) -> dict[str, Any]:
@@ -89,17 +89,6 @@ def to_json(query: Query, answer: Answer) -> dict[str, Any]:
         case InstructionQuery(question), Generation(text):
             return {"ask": "instruction", "question": question, "text": text}
     raise TypeError(f"a {type(answer).__name__} is no answer to a {type(query).__name__}")
-
-
-def _asked(query: Query) -> tuple[str, ...]:
-    """Return the kind of a question and its texts."""
-    match query:
-        case TargetQuery(prompt, target):
-            return "target", prompt, target
-        case InstructionQuery(question):
-            return "instruction", question
-        case TokenQuery(prompt) | TopTokensQuery(prompt):
-            return "next token", prompt
 
 
 def _clash(column: str, first: str, second: str) -> UserError:

@@ -143,7 +143,7 @@ def load(source: ModelSource) -> EditableModel:
             small, or the tokenizer gives no character offsets.
     """
     check_folder(source)
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = source.folder
     place = str(folder) if folder is not None else source.path
     common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}

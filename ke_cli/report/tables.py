@@ -17,13 +17,17 @@ from ke_cli.results.record import ColumnRecord
 ARROWS = {"up": "\N{UPWARDS ARROW}", "down": "\N{DOWNWARDS ARROW}"}
 
 
+EVERY = "all"
+"""Asks for every column that was measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What the reader of the tables wants to see.
 
     Args:
         by: Setting keys that make rows; see `make_rows`.
-        metrics: Names of columns or of metrics, in the order wanted; all when empty.
+        metrics: Names of columns or of metrics, in the order wanted; ``all``; the main columns when empty.
         sort: A column, or ``name``, with ``:desc`` behind it for the highest first.
         all_cases: Each row on all its own cases, not on the common ones.
         against: A row or method: the other rows then show paired differences to it.
@@ -100,7 +104,7 @@ def _table(names: tuple[str, str, str], runs: Sequence[Run], view: View) -> Tabl
     if not rows:
         return Table(*names, (), (), "No case was finished.", tuple(without_cases(empty)))
     comparison = compare(rows, all_cases=view.all_cases)
-    columns = _selected(comparison.columns, view.metrics)
+    columns = _selected(comparison, view.metrics)
     reference = _reference(rows, view.against)
     lines = _lines(comparison, columns, reference)
     ordered = tuple(lines[place] for place in _order(comparison, view.sort))
@@ -154,10 +158,23 @@ def _best(rows: Sequence[Row], values: Sequence[float | None], column: ColumnRec
     return {place for place, value in shown.items() if value == best}
 
 
-def _selected(columns: Sequence[ColumnRecord], wanted: Sequence[str]) -> tuple[ColumnRecord, ...]:
-    """Return the columns with these names, or of the metrics with these names, in the order wanted."""
-    if not wanted:
+def _selected(comparison: Comparison, wanted: Sequence[str]) -> tuple[ColumnRecord, ...]:
+    """Return the columns with these names, or of the metrics with these names, in the order wanted.
+
+    Unasked, the main ones that any row has a value for; shares of units only where a unit is not just one case.
+    """
+    columns = comparison.columns
+    if EVERY in wanted:
         return tuple(columns)
+    if not wanted:
+        grouped = comparison.clusters < comparison.cases
+        return tuple(
+            c
+            for c in columns
+            if c.main
+            and (grouped or c.kind != "all_in_unit")
+            and not (comparison.cases and all(math.isnan(sample[c.name].point) for sample in comparison.samples))
+        )
     chosen = {c.name: c for name in wanted for c in columns if name == c.name or name == c.metric}
     return tuple(chosen.values())
 
@@ -185,7 +202,7 @@ def _check(view: View, groups: Iterable[Sequence[Run]]) -> None:
     names = {column.name for column in columns}
     shown = names | {column.metric for column in columns}
     for name in view.metrics:
-        if name not in shown:
+        if name != EVERY and name not in shown:
             raise unknown_name("metric", name, shown, where="--metrics")
     name, _, order = view.sort.partition(":")
     if name not in ("", "name", *names):

@@ -32,6 +32,7 @@ class ColumnRecord:
         metric: The metric it belongs to.
         kind: One of `KINDS`.
         of: The columns that a derived number is computed from.
+        main: Whether tables show it unasked.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ColumnRecord:
     metric: str
     kind: str = "mean"
     of: tuple[str, ...] = ()
+    main: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def _column(metric: str, entry: Mapping[str, Any], kind: str) -> ColumnRecord:
         metric=metric,
         kind=kind,
         of=tuple(str(source) for source in _list(entry, "of")),
+        main=entry.get("main") is not False,
     )
 
 

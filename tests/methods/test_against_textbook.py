@@ -147,7 +147,7 @@ def check(bench: Workbench, variant: Variant) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"clamp": 0.1}, {"weight_decay": 500.0, "kl_factor": 3.0}, {"lr": 0.05}, {"steps": 1}, {"steps": 20}]
+    "settings", [{"clamp": 0.1}, {"weight_decay": 500.0, "kl_factor": 3.0}, {"lr": 0.05}, {"steps": 2}, {"steps": 20}]
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_of_the_optimisation(kind: str, settings: dict[str, Any], bench: Callable[..., Workbench]) -> None:

@@ -112,31 +112,27 @@ def test_a_column_has_one_metric() -> None:
         check_columns([HarmonicScore(), HarmonicScore()])
 
 
-def test_the_hash_knows_prompts_and_targets_and_nothing_a_model_said() -> None:
-    queries = list(AFTER)
-    one = prompts_hash(CASE, queries)
+def test_the_hash_knows_every_prompt_and_target_and_nothing_else() -> None:
+    one = prompts_hash(CASE)
     assert len(one) == 64 and int(one, 16)
-    assert prompts_hash(CASE, [*reversed(queries), queries[0]]) == one
-    other_token = [replace(query, token=6) if isinstance(query, TokenQuery) else query for query in queries]
-    assert prompts_hash(CASE, other_token) == one
-    assert prompts_hash(replace(CASE, case_id="2"), queries) == one
+    assert prompts_hash(replace(CASE, case_id="2")) == one
     changed = [
-        prompts_hash(CASE, queries[1:]),
-        prompts_hash(CASE, [*queries, TargetQuery("Rome,", "in Oslo")]),
-        prompts_hash(CASE, [*queries, TargetQuery("Rome, in", "Oslo ")]),
-        prompts_hash(CASE, [*queries, InstructionQuery("Rome, in", 16)]),
-        prompts_hash(replace(CASE, request=replace(REQUEST, target_new="Bern")), queries),
-        prompts_hash(replace(CASE, request=replace(REQUEST, prompt="{} lies in")), queries),
+        prompts_hash(replace(CASE, request=replace(REQUEST, target_new="Bern"))),
+        prompts_hash(replace(CASE, request=replace(REQUEST, prompt="{} lies in"))),
+        prompts_hash(replace(CASE, paraphrases=CASE.paraphrases[1:])),
+        prompts_hash(replace(CASE, relation_specific=(Probe("Rome, in", "Lazio"),))),
+        prompts_hash(replace(CASE, instructions=(Probe("Where is Rome?", tag="held_out"),))),
     ]
-    assert len({one, *changed}) == 7
+    assert len({one, *changed}) == 6
 
 
 def test_the_hash_is_the_same_in_every_process_and_version() -> None:
-    edit = '["{} is in","Rome","Oslo","Italy"]'
-    asked = '["instruction","Where is Rome?"],["next token","Rome, in"]'
-    asked += ',["target","Rome is in","Italy"],["target","Rome is in","Oslo"]'
-    asked += ',["target","Rome, in","Italy"],["target","Rome, in","Oslo"]'
-    assert prompts_hash(CASE, AFTER) == hashlib.sha256(f"[{edit},[{asked}]]".encode()).hexdigest()
+    request = '"request":{"prompt":"{} is in","relation":"","subject":"Rome","target_new":"Oslo","target_true":"Italy"}'
+    case = Case("1", REQUEST, paraphrases=(Probe("Rome, in"),))
+    probe = '{"answer":null,"prompt":"Rome, in","tag":""}'
+    empty = '{"generation":[],"instructions":[],"neighborhood":[],"paraphrases":['
+    text = f'{empty}{probe}],"relation_specific":[],{request}}}'
+    assert prompts_hash(case) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_raw_answers_as_they_are_logged() -> None:

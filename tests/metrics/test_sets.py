@@ -27,7 +27,7 @@ def test_sets(choice: str, names: list[str]) -> None:
 
 
 def test_counterfact_and_protocols_compose_to_what_their_files_say() -> None:
-    config = compose_run(["dataset=counterfact", "protocol=same_subject", "protocol.limit=3"])
+    config = compose_run(["dataset=counterfact", "protocol=same_subject", "dataset.limit=3"])
     assert config.dataset.settings["size_bytes"] == 45_108_470
     assert config.dataset.settings["sha256"].startswith("d017056125178a13")
-    assert (config.protocol.settings["limit"], config.dataset.settings["limit"]) == (3, None)
+    assert config.dataset.settings["limit"] == 3

@@ -84,7 +84,7 @@ def test_probes_about_other_edited_facts_are_dropped() -> None:
     [
         ([], Single(), ["no cases"]),
         ([], SameSubject(), ["no subject has 2 facts of different relations", "0 cases about 0 subjects"]),
-        (CASES[1:3], SameSubject(), ["2 cases about 2 subjects with at most 1", "dataset.limit=null"]),
+        (CASES[1:3], SameSubject(), ["2 cases about 2 subjects with at most 1", "protocol.min_facts=1"]),
         (CASES[7:], SameSubject(), ["no subject has 2 facts of different relations"]),
         (CASES, SameSubject(min_facts=4), ["no subject has 4 facts", "at most 3"]),
         (CASES, SameSubject(min_facts=5, distinct_relations=False), ["no subject has 5 facts\n", "at most 4"]),

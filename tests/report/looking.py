@@ -9,7 +9,8 @@ from ke_cli.results.reader import find_runs, read_run
 
 
 def tables_of(folder: Path, view: View | None = None) -> list[Table]:
-    return build_tables([read_run(path) for path in find_runs([folder])], view)
+    """Every column, unless the view says otherwise."""
+    return build_tables([read_run(path) for path in find_runs([folder])], view or View(metrics=("all",)))
 
 
 def table_of(folder: Path, view: View | None = None) -> Table:

@@ -13,7 +13,7 @@ from ke_cli.report.formats import FORMATS
 from ke_cli.report.formats.latex import escaped
 from ke_cli.report.formats.terminal import print_tables, to_text
 from ke_cli.report.summary import print_run_table
-from ke_cli.report.tables import Table, build_tables
+from ke_cli.report.tables import Table, View, build_tables
 from ke_cli.results.reader import find_runs, read_run
 from results.runs import case, efficacies, write_run
 
@@ -27,7 +27,7 @@ def tables(tmp_path: Path) -> list[Table]:
     write_run(tmp_path / "rose", efficacies([1, 1, 0, 1]), "rose")
     write_run(tmp_path / "odd", efficacies([1, 0, 0, None]), AWKWARD, status="running", total=9)
     write_run(tmp_path / "other", efficacies([1, 0]), "rome", **{"dataset.name": "zsre"}, started_at="2026-01-01")
-    return build_tables([read_run(path) for path in find_runs([tmp_path])])
+    return build_tables([read_run(path) for path in find_runs([tmp_path])], View(metrics=("all",)))
 
 
 def markdown_cells(row: str) -> list[str]:
@@ -107,7 +107,9 @@ def test_csv_carries_full_numbers(tables: list[Table]) -> None:
 
 def test_csv_leaves_what_is_missing_empty(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [case("1", metrics={"efficacy": None})])
-    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](build_tables([read_run(tmp_path / "a")])))))
+    rows = list(
+        csv.DictReader(io.StringIO(FORMATS["csv"](build_tables([read_run(tmp_path / "a")], View(metrics=("all",))))))
+    )
     assert {(row["value"], row["low"], row["high"], row["n"]) for row in rows} == {("", "", "", "0")}
 
 

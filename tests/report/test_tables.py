@@ -11,7 +11,7 @@ from ke_cli.report.statistics import Estimate
 from ke_cli.report.tables import Cell, Line, Table, View, cell_texts
 from ke_cli.results.record import ColumnRecord
 from report.looking import best, labels, table_of, values
-from results.runs import COLUMNS, case, efficacies, unit, write_run
+from results.runs import COLUMNS, DERIVED, case, efficacies, unit, write_run
 
 
 class TestCommonCases:
@@ -97,6 +97,12 @@ class TestNumbers:
         table = table_of(tmp_path)
         assert values(table, "score") == values(table, "efficacy") == [0.5]
         assert [cell.estimate.n for cell in table.lines[0].cells] == [3, 4, 3, 3]
+
+    def test_unasked_only_main_columns_that_were_measured_are_shown(self, tmp_path: Path) -> None:
+        columns = [*COLUMNS, {"name": "side", "title": "Side", "main": False}, {"name": "none", "title": "None"}]
+        metrics = {"success": {"version": 1, "columns": columns, "derived": DERIVED}}
+        write_run(tmp_path / "a", [case("1", metrics={"efficacy": 1.0, "drift": 0.5, "side": 1.0})], metrics=metrics)
+        assert [column.name for column in table_of(tmp_path, View()).columns] == ["efficacy", "drift", "score"]
 
     def test_share_of_units_in_which_all_is_right(self, tmp_path: Path) -> None:
         lines = [

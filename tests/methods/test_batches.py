@@ -1,0 +1,192 @@
+"""Units edited together, alone, and under any token budget are the same edits."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from engine.benches import (
+    KINDS,
+    LARGE,
+    REQUESTS,
+    SMALL,
+    TEMPLATES,
+    assert_same_deltas,
+    assert_untouched,
+    deltas_of,
+    state_hash,
+    unit_of,
+)
+
+from ke_cli.data.types import EditUnit
+from ke_cli.engine.edits import Edit
+from ke_cli.engine.problems import Solution
+from ke_cli.engine.workbench import Workbench
+from ke_cli.methods.base import Editor
+
+from .oracles import CONFIGURED, editor_of, use_templates
+
+UNITS = (
+    unit_of(REQUESTS[3], name="long prompt"),
+    unit_of(REQUESTS[0], REQUESTS[2], name="one subject"),
+    unit_of(REQUESTS[1], name="long target"),
+    unit_of(REQUESTS[4], REQUESTS[1], REQUESTS[0], name="three"),
+)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rome": {"layers": (1, 2)},
+    "rets": {"layers": (3,)},
+    "top": {"layers": (1, 2), "relation_offset": 1, "subject_threshold": 0.0, "subject_steps": 6},
+    "memit": {"layers": (1, 2), "lambda_": 15.0},
+    "memit_merge": {"layers": (1, 2), "lambda_": 15.0},
+    "rose": {"layers": (1, 2), "joint_steps": 4},
+    "ft_l": {"layers": (3,), "norm_constraint": 1.0, "lr": 2e-3},
+}
+METHODS = [name for name in CONFIGURED if name != "none"]
+VALUE_METHODS = [name for name in METHODS if name != "ft_l"]
+OPTIMISERS = ("rome", "rets", "top", "memit", "rose")
+"""Modules of ke_cli.methods that call the value optimisation."""
+
+
+def build(name: str, bench: Workbench, **settings: Any) -> Editor:
+    editor = editor_of(name, **({"steps": 6, "threshold": 0.0} | SETTINGS[name] | settings))
+    use_templates(editor, bench, TEMPLATES)
+    return editor
+
+
+def alone(editor: Editor, bench: Workbench, units: Sequence[EditUnit] = UNITS) -> list[Edit]:
+    return [edit for unit in units for edit in editor.edit(bench, [unit])]
+
+
+def assert_same_edits(got: Sequence[Edit], want: Sequence[Edit], tolerance: float) -> None:
+    for ours, theirs in zip(got, want, strict=True):
+        assert_same_deltas(deltas_of(ours), deltas_of(theirs), tolerance)
+        assert ours.info.get("steps") == theirs.info.get("steps")
+        assert ours.info.get("loss") == pytest.approx(theirs.info.get("loss"), rel=1e-4)
+
+
+@pytest.fixture
+def solutions(monkeypatch: pytest.MonkeyPatch) -> list[Solution]:
+    """Every solution that the value optimisation returns to an editor."""
+    seen: list[Solution] = []
+    for name in OPTIMISERS:
+        module = importlib.import_module(f"ke_cli.methods.{name}")
+
+        def recording(*args: Any, original: Any = module.optimise, **kwargs: Any) -> list[Solution]:
+            found: list[Solution] = original(*args, **kwargs)
+            seen.extend(found)
+            return found
+
+        monkeypatch.setattr(module, "optimise", recording)
+    return seen
+
+
+def test_every_method_is_here() -> None:
+    assert sorted(SETTINGS) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_together_is_alone(kind: str, name: str, bench: Callable[..., Workbench]) -> None:
+    here = bench(kind, "float32")
+    editor, before = build(name, here), state_hash(here.model.hf)
+    together = editor.edit(here, UNITS)
+    assert_untouched(here.model, before)
+    assert_same_edits(together, alone(editor, here), 1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_order_and_budget(name: str, bench: Callable[..., Workbench]) -> None:
+    here = bench("llama", "float64")
+    tight = replace(here, budget=SMALL)
+    assert here.budget == LARGE
+    editor = build(name, here)
+    want = editor.edit(here, UNITS)
+    assert_same_edits(editor.edit(tight, UNITS), want, 1e-10)
+    assert_same_edits(editor.edit(tight, UNITS[::-1])[::-1], want, 1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_repeated_units_get_the_same_edit(name: str, bench: Callable[..., Workbench]) -> None:
+    here = bench("gpt2", "float64")
+    first, second, third = build(name, here).edit(here, [UNITS[1], UNITS[0], UNITS[1]])
+    assert_same_edits([first], [third], 1e-10)
+    assert set(deltas_of(first)) == set(deltas_of(second))
+
+
+@pytest.mark.parametrize("name", VALUE_METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_facts_that_converge_early_leave_the_batch(
+    kind: str, name: str, bench: Callable[..., Workbench], solutions: list[Solution]
+) -> None:
+    """The stop test comes before the update, also for one fact of many; the others go on undisturbed."""
+    here = bench(kind, "float64")
+    units = [unit_of(request) for request in REQUESTS]
+    build(name, here).edit(here, units)
+    editor = build(name, here, threshold=splitting_threshold(solutions))
+    solutions.clear()
+    together = editor.edit(here, units)
+    taken = [len(solution.losses) for solution in solutions]
+    assert any(1 < steps < 6 for steps in taken) and 6 in taken
+    apart = alone(editor, here, units)
+    assert sorted(taken) == sorted(len(solution.losses) for solution in solutions[len(taken) :])
+    assert_same_edits(together, apart, 1e-10)
+    assert_same_edits(editor.edit(replace(here, budget=SMALL), units), apart, 1e-10)
+
+
+def splitting_threshold(solutions: Sequence[Solution]) -> float:
+    """A loss that some of the optimisations reach on their way, and others never."""
+    six = [solution.losses for solution in solutions if len(solution.losses) == 6]
+    values = sorted({loss for losses in six for loss in losses})
+    candidates = [(low + high) / 2 for low, high in zip(values, values[1:], strict=False) if high - low > 1e-6]
+
+    def on_their_way(threshold: float) -> int:
+        lasting = any(min(losses) > threshold for losses in six)
+        return lasting * sum(losses[0] > threshold > min(losses[1:5]) for losses in six)
+
+    best = max(candidates, key=on_their_way)
+    assert on_their_way(best)
+    return best
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fine_tuning_that_converges_early(kind: str, bench: Callable[..., Workbench]) -> None:
+    here = bench(kind, "float64")
+    units = [unit_of(request) for request in REQUESTS]
+    reached = sorted(edit.info["loss"] for edit in build("ft_l", here, steps=4).edit(here, units))
+    editor = build("ft_l", here, steps=9, threshold=(reached[0] + reached[1]) / 2)
+    together, apart = editor.edit(here, units), alone(editor, here, units)
+    steps = [edit.info["steps"] for edit in apart]
+    assert any(1 < taken < 9 for taken in steps) and len(set(steps)) > 1
+    assert_same_edits(together, apart, 1e-10)
+
+
+def test_fine_tuning_in_many_batches(bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many copies of the weights at once as memory allows, down to one, are the same edits."""
+    here = bench("gpt2", "float64")
+    editor = build("ft_l", here)
+    want = editor.edit(here, UNITS)
+    monkeypatch.setattr("ke_cli.methods.ft.ENTRIES", 1)
+    assert_same_edits(editor.edit(here, UNITS), want, 1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_memory_that_runs_out_only_costs_time(
+    name: str, bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of more than 12 rows fail as if memory were full; the numbers stay."""
+    here = bench("llama3", "float64")
+    editor = build(name, here)
+    want = editor.edit(here, UNITS[:2])
+    forward = here.model.hf.forward
+
+    def cramped(*args: Any, **kwargs: Any) -> Any:
+        if len(kwargs["input_ids"]) > 12:
+            raise torch.OutOfMemoryError("12 rows at most")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(here.model.hf, "forward", cramped)
+    assert_same_edits(editor.edit(here, UNITS[:2]), want, 1e-10)
