@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from ke_cli.data.types import Case, EditUnit
 from ke_cli.engine.edits import NO_EDIT, Edit
@@ -19,6 +19,13 @@ from ke_cli.metrics.evaluate import measure_all, plan_after, plan_before, prompt
 
 log = logging.getLogger(__name__)
 
+DIVERGED = "the edit is not finite (the optimisation diverged)"
+
+T = TypeVar("T")
+R = TypeVar("R")
+Body = dict[str, Any]
+"""The part of a result line that metrics fill."""
+
 
 def result_lines(
     editor: Editor, metrics: Sequence[Metric], bench: Workbench, units: Sequence[EditUnit]
@@ -27,48 +34,68 @@ def result_lines(
 
     Returns:
         One line per case, the cases of a unit next to each other; failed lines with the reason where a unit could
-        not be edited.
+        not be edited or evaluated.
     """
     started = time.perf_counter()
     edits = edit_units(editor, bench, units)
     edited = time.perf_counter()
-    pairs = [(unit, edit) for unit, edit in zip(units, edits, strict=True) if isinstance(edit, Edit)]
-    measured = evaluate(bench, metrics, pairs)
+    outcomes = evaluate_units(bench, metrics, units, edits)
     cases = sum(len(unit.cases) for unit in units)
     times = {"edit_s": (edited - started) / cases, "evaluate_s": (time.perf_counter() - edited) / cases}
-    lines = []
-    for unit, edit in zip(units, edits, strict=True):
-        for case in unit.cases:
-            body = measured[unit.unit_id, case.case_id] if isinstance(edit, Edit) else _nothing_measured()
-            lines.append({**_head(unit, case), **_outcome(edit), **body, "time": times})
-    return lines
+    return [
+        {**_head(unit, case), **_body(case, outcome), "edit": _numbers(edit), "time": times}
+        for unit, edit, outcome in zip(units, edits, outcomes, strict=True)
+        for case in unit.cases
+    ]
 
 
 def edit_units(editor: Editor, bench: Workbench, units: Sequence[EditUnit]) -> list[Edit | str]:
-    """Edits of all units together; where that fails, one by one, so that one bad unit costs no other its result.
+    """Edits of all units together; where that fails, one by one.
 
     Returns:
         Per unit its edit, or the reason why there is none.
     """
+    edits = _together_or_apart(lambda some: editor.edit(bench, some), units, "editing")
+    return [DIVERGED if isinstance(edit, Edit) and not edit.is_finite() else edit for edit in edits]
+
+
+def evaluate_units(
+    bench: Workbench, metrics: Sequence[Metric], units: Sequence[EditUnit], edits: Sequence[Edit | str]
+) -> list[dict[str, Body] | str]:
+    """What the metrics measure on all edited units together; where that fails, on one by one.
+
+    Returns:
+        Per unit the measurements by case id, or the reason why there are none.
+    """
+    pairs = [(unit, edit) for unit, edit in zip(units, edits, strict=True) if isinstance(edit, Edit)]
+    measured = iter(_together_or_apart(lambda some: evaluate(bench, metrics, some), pairs, "evaluating"))
+    return [edit if isinstance(edit, str) else next(measured) for edit in edits]
+
+
+def _together_or_apart(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], doing: str) -> list[R | str]:
+    """Do all items together, or one by one where that fails, so that one bad unit costs no other its result.
+
+    Returns:
+        Per item the result, or the reason why there is none.
+    """
     try:
-        edits = editor.edit(bench, units)
-    except (UserError, KeyboardInterrupt):
+        return list(work(items)) if items else []
+    except UserError:
         raise
     except Exception as error:
-        if len(units) == 1:
+        if len(items) == 1:
             return [f"{type(error).__name__}: {error}"]
-        log.warning("editing %d units together failed (%s): trying them one by one", len(units), error)
-        return [one for unit in units for one in edit_units(editor, bench, [unit])]
-    return [edit if edit.is_finite() else "the edit is not finite (the optimisation diverged)" for edit in edits]
+        log.warning("%s %d units together failed (%s): trying them one by one", doing, len(items), error)
+        return [one for item in items for one in _together_or_apart(work, [item], doing)]
 
 
 def evaluate(
     bench: Workbench, metrics: Sequence[Metric], pairs: Sequence[tuple[EditUnit, Edit]]
-) -> dict[tuple[str, str], dict[str, Any]]:
+) -> list[dict[str, Body]]:
     """Ask the unedited and the edited model what the metrics want to know, all units together.
 
     Returns:
-        By unit and case id, the part of a result line that metrics fill.
+        Per unit, by case id, the part of a result line that metrics fill.
     """
     asked_before = [[query for case in unit.cases for query in plan_before(metrics, case)] for unit, _ in pairs]
     before = _answers(bench, asked_before, [NO_EDIT] * len(pairs))
@@ -77,18 +104,17 @@ def evaluate(
         for (unit, _), known in zip(pairs, before, strict=True)
     ]
     after = _answers(bench, asked_after, [edit for _, edit in pairs])
-    return {
-        (unit.unit_id, case.case_id): _measured(metrics, case, known, answers)
+    return [
+        {case.case_id: _measured(metrics, case, known, answers) for case in unit.cases}
         for (unit, _), known, answers in zip(pairs, before, after, strict=True)
-        for case in unit.cases
-    }
+    ]
 
 
 def _answers(bench: Workbench, asked: Sequence[Sequence[Query]], edits: Sequence[Edit]) -> Sequence[Answers]:
     return answer(bench.model, asked, edits, budget=bench.budget) if any(asked) else [{} for _ in asked]
 
 
-def _measured(metrics: Sequence[Metric], case: Case, before: Answers, after: Answers) -> dict[str, Any]:
+def _measured(metrics: Sequence[Metric], case: Case, before: Answers, after: Answers) -> Body:
     """Numbers and raw answers of one case."""
     asked_before, asked_after = plan_before(metrics, case), plan_after(metrics, case, before)
     return {
@@ -99,8 +125,11 @@ def _measured(metrics: Sequence[Metric], case: Case, before: Answers, after: Ans
     }
 
 
-def _nothing_measured() -> dict[str, Any]:
-    return {"metrics": {}, "before": [], "after": [], "prompts_sha256": ""}
+def _body(case: Case, outcome: dict[str, Body] | str) -> Body:
+    """What one case of a unit came to, or that the unit failed and why."""
+    if isinstance(outcome, str):
+        return {"status": "failed", "error": outcome, "metrics": {}, "before": [], "after": [], "prompts_sha256": ""}
+    return {"status": "ok", "error": None, **outcome[case.case_id]}
 
 
 def _head(unit: EditUnit, case: Case) -> dict[str, Any]:
@@ -118,7 +147,5 @@ def _head(unit: EditUnit, case: Case) -> dict[str, Any]:
     }
 
 
-def _outcome(edit: Edit | str) -> dict[str, Any]:
-    if isinstance(edit, str):
-        return {"status": "failed", "error": edit, "edit": {}}
-    return {"status": "ok", "error": None, "edit": {"norm": edit.norm, "rank": edit.rank, **edit.info}}
+def _numbers(edit: Edit | str) -> dict[str, Any]:
+    return {} if isinstance(edit, str) else {"norm": edit.norm, "rank": edit.rank, **edit.info}

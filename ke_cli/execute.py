@@ -6,7 +6,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
 from ke_cli.evaluate import result_lines
 from ke_cli.metrics.base import Metric
-from ke_cli.models.editable import EditableModel
 from ke_cli.models.loading import load
 from ke_cli.paths import cache_dir
 from ke_cli.plan import Plan, make_plan
@@ -32,8 +31,12 @@ from ke_cli.provenance import environment, git_state, hardware, now
 from ke_cli.results.store import RunStore
 
 
-def execute(config: RunConfig) -> Path:
+def execute(config: RunConfig, *, show_table: bool = True) -> Path:
     """Do the run that ``config`` describes, or what is left of it, and print its table.
+
+    Args:
+        config: The run.
+        show_table: Whether its table is printed at the end (a sweep prints one for all of its runs).
 
     Returns:
         The run directory.
@@ -52,7 +55,9 @@ def execute(config: RunConfig) -> Path:
         return directory
     with RunStore.open(directory, resume=config.resume) as store, _terminable():
         Run(plan, store, console).complete()
-    _show_table(console, directory)
+    if show_table:
+        _print_table(console, directory)
+    console.print(f"results: {directory}", highlight=False, soft_wrap=True)
     return directory
 
 
@@ -69,10 +74,11 @@ class Run:
         left = [unit for unit in self.plan.units if unit.unit_id not in self.store.done_units]
         for note in self.store.notes:
             self.console.print(f"note: {note}", highlight=False)
+        self._refuse_another("dataset", self.plan.dataset.fingerprint)
         if not left:
             self.console.print("this run is complete: its results are shown, nothing is computed again")
-            if (self.store.record or {}).get("status") != "complete":
-                self._write_record(dict(self.store.record or {}), status="complete")
+            if self._earlier.get("status") != "complete":
+                self._write_record(self._earlier or self._first_record(), status="complete")
             return
         done = len(self.plan.units) - len(left)
         if done:
@@ -81,26 +87,36 @@ class Run:
 
     def _compute(self, left: Sequence[EditUnit]) -> None:
         record = self._first_record()
+        began = time.perf_counter() - record["wall_s"]
         self._write_record(record, status="running")
-        started, before = time.perf_counter(), float(record.get("wall_s") or 0.0)
         try:
             bench = self._workbench(record)
-            self._write_record(record, status="running")
+            self._write_record(record, status="running", began=began)
             with make_progress(self.plan.config.progress, self.console, self.plan, len(left)) as progress:
                 for start in range(0, len(left), self.plan.package):
                     self._package(bench, left[start : start + self.plan.package], progress)
+                    self._write_record(record, status="running", began=began)  # what a kill leaves
+        except _Refused:
+            self.store.write_record(self._earlier)  # what is stored still belongs together
+            raise
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self._write_record(record, status=status, wall_s=before + time.perf_counter() - started)
+            self._write_record(record, status=status, began=began)
             raise
-        self._write_record(record, status="complete", wall_s=before + time.perf_counter() - started)
+        self._write_record(record, status="complete", began=began)
+
+    @property
+    def _earlier(self) -> dict[str, Any]:
+        """What was recorded with the stored part of the run; empty where nothing is stored."""
+        stored = self.store.done_units or self.store.failed_units
+        return dict(self.store.record or {}) if stored else {}
 
     def _workbench(self, record: dict[str, Any]) -> Workbench:
         """Load the model and prepare what is computed once per model."""
         config = self.plan.config
         with self.console.status(f"loading {config.model.name}"):
             model = load(self.plan.source)
-        self._check_same_model(model, record)
+        self._refuse_another("model", model.fingerprint)
         layers = self.plan.editor.edited_layers(model.n_layers)
         spec = StatisticsSpec(
             TextSource(config.statistics.text),
@@ -118,12 +134,13 @@ class Run:
         record["model"] = {"name": model.name, "fingerprint": model.fingerprint, "layers": layers}
         return bench
 
-    def _check_same_model(self, model: EditableModel, record: Mapping[str, Any]) -> None:
-        known = (record.get("model") or {}).get("fingerprint")
-        if known and known != model.fingerprint:
-            raise UserError(
-                "the model has changed since this run began, so its results would not belong together",
-                where=f"{self.store.directory} (fingerprint {known[:12]}, now {model.fingerprint[:12]})",
+    def _refuse_another(self, part: str, fingerprint: str) -> None:
+        """Refuse to go on with another model or data set than the stored part of the run was made with."""
+        known = (self._earlier.get(part) or {}).get("fingerprint")
+        if known and known != fingerprint:
+            raise _Refused(
+                f"the {part} has changed since this run began, so its results would not belong together",
+                where=f"{self.store.directory} (fingerprint {known[:12]}, now {fingerprint[:12]})",
                 hint="resume=false starts anew and moves the old results aside",
             )
 
@@ -144,7 +161,8 @@ class Run:
 
     def _first_record(self) -> dict[str, Any]:
         """The run record before anything is computed; what an earlier part of the run recorded is kept."""
-        config, earlier = self.plan.config, self.store.record or {}
+        config, earlier = self.plan.config, self._earlier
+        notes = (*(earlier.get("notes") or []), *self.store.notes, *self.plan.warnings)
         return {
             "schema": 1,
             "run_id": run_id(config),
@@ -164,20 +182,25 @@ class Run:
             "hardware": hardware(),
             "context_templates": earlier.get("context_templates") or [],
             "started_at": earlier.get("started_at") or now(),
-            "wall_s": earlier.get("wall_s") or 0.0,
+            "wall_s": float(earlier.get("wall_s") or 0.0),
+            "peak_memory_bytes": int(earlier.get("peak_memory_bytes") or 0),
             "command": sys.argv,
-            "notes": [*(earlier.get("notes") or []), *self.store.notes, *self.plan.warnings],
+            "notes": list(dict.fromkeys(notes)),  # a warning comes again whenever the run goes on
         }
 
-    def _write_record(self, record: dict[str, Any], *, status: str, wall_s: float | None = None) -> None:
+    def _write_record(self, record: dict[str, Any], *, status: str, began: float | None = None) -> None:
         record["status"] = status
         record["updated_at"] = now()
         record["peak_memory_bytes"] = max(int(record.get("peak_memory_bytes") or 0), _peak_memory_bytes())
-        if wall_s is not None:
-            record["wall_s"] = wall_s
+        if began is not None:
+            record["wall_s"] = time.perf_counter() - began
         failed = {*self.store.failed_units} - {*self.store.done_units}
         record["counts"] = {"units_ok": len(self.store.done_units), "units_failed": len(failed)}
         self.store.write_record(record)
+
+
+class _Refused(UserError):
+    """What is stored was made with something else."""
 
 
 def _described(metric: Metric) -> dict[str, Any]:
@@ -223,8 +246,7 @@ def _show_plan(console: Console, plan: Plan) -> None:
     console.print(table)
 
 
-def _show_table(console: Console, directory: Path) -> None:
+def _print_table(console: Console, directory: Path) -> None:
     from ke_cli.report.summary import print_run_table
 
     print_run_table([directory], console)
-    console.print(f"results: {directory}", highlight=False, soft_wrap=True)

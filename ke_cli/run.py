@@ -75,7 +75,7 @@ def job(composed: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from ke_cli.sweep import run_job
 
-        run_job(lambda: _execute(composed), lambda error: str(_explained(error)))
+        run_job(lambda: _execute(composed, show_table=False), lambda error: str(_explained(error)))
         return
     try:
         _execute(composed)
@@ -141,7 +141,7 @@ def _start_hydra(args: Sequence[str]) -> None:
     hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
 
 
-def _execute(composed: DictConfig) -> Path:
+def _execute(composed: DictConfig, *, show_table: bool = True) -> Path:
     """Validate the configuration and run it; return the run's folder."""
     from ke_cli.config import run_config
 
@@ -150,7 +150,7 @@ def _execute(composed: DictConfig) -> Path:
     check_output_dir(config.output_dir)
     from ke_cli.execute import execute
 
-    return execute(config)
+    return execute(config, show_table=show_table)
 
 
 def _failed(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> int:

@@ -51,24 +51,29 @@ def optimise(
     Returns:
         One solution per problem, in order.
     """
-    solutions: list[Solution] = []
+    solved: dict[int, Solution] = {}
     for package in _packages(problems, budget):
-        solutions += halving(lambda part: _Loop(model, part, objective, layer, where).run(), package)
-    return solutions
+        found = halving(lambda part: _Loop(model, [problems[i] for i in part], objective, layer, where).run(), package)
+        solved.update(zip(package, found, strict=True))
+    return [solved[index] for index in range(len(problems))]
 
 
-def _packages(problems: Sequence[Problem], budget: int) -> list[list[Problem]]:
-    """Consecutive problems whose padded rows fit the budget; one that does not fit is alone."""
-    packages: list[list[Problem]] = []
+def _packages(problems: Sequence[Problem], budget: int) -> list[list[int]]:
+    """Problems with like rows side by side, in packages whose padded rows fit the budget.
+
+    What a step costs is the tokens from the lookup position on, so these are what should be of one length.
+    """
+    tail = [max(len(row.ids) - row.lookup for row in problem.rows) for problem in problems]
+    length = [max(len(row.ids) for row in problem.rows) for problem in problems]
+    packages: list[list[int]] = []
     rows, longest = 0, 0
-    for problem in problems:
-        length = max(len(row.ids) for row in problem.rows)
-        if packages and (rows + len(problem.rows)) * max(longest, length) <= budget:
-            packages[-1].append(problem)
+    for index in sorted(range(len(problems)), key=lambda i: (-tail[i], -length[i], i)):
+        if packages and (rows + len(problems[index].rows)) * max(longest, length[index]) <= budget:
+            packages[-1].append(index)
         else:
-            packages.append([problem])
+            packages.append([index])
             rows, longest = 0, 0
-        rows, longest = rows + len(problem.rows), max(longest, length)
+        rows, longest = rows + len(problems[index].rows), max(longest, length[index])
     return packages
 
 

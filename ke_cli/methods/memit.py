@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
-from ke_cli.engine.edits import NO_EDIT, Edit, LowRank, sum_of
+from ke_cli.engine.edits import Edit, LowRank, sum_of
 from ke_cli.engine.problems import Problem, Solution
 from ke_cli.engine.reading import Site, Token, read
 from ke_cli.engine.value import optimise
@@ -42,10 +42,12 @@ class Column:
     Args:
         value: ``z [d]`` to be reached at the last layer.
         facts: Requests whose keys are averaged into the column's key; the first gives ``H_now``.
+        losses: Loss (nats) at each evaluation of the value's optimisation.
     """
 
     value: Tensor
     facts: Facts
+    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class SpreadEditor(ValueEditor):
         """Find the values, then write layer by layer, each layer seeing the writes below it."""
         columns = self.columns(bench, units)
         layers = self.edited_layers(bench.model.n_layers)
-        edits = [NO_EDIT] * len(units)
+        edits = [Edit({}, _summary(unit)) for unit in columns]
         for position, layer in enumerate(layers):
             keys, hidden = self._read(bench, layer, layers[-1], columns, edits)
             for i, unit in enumerate(columns):
@@ -119,6 +121,14 @@ class SpreadEditor(ValueEditor):
         """Solve value problems at the output of the last edited layer."""
         layer = self.edited_layers(bench.model.n_layers)[-1]
         return optimise(bench.model, problems, self.objective, layer, "layer", budget=bench.budget)
+
+
+def _summary(unit: Sequence[Column]) -> dict[str, float]:
+    """Mean final loss (nats) over a unit's columns, and the most evaluations that any of them took."""
+    return {
+        "loss": sum(column.losses[-1] for column in unit) / len(unit),
+        "steps": max(len(column.losses) for column in unit),
+    }
 
 
 def _average_keys(keys: Tensor) -> Tensor:
@@ -188,8 +198,8 @@ class MemitMerge(Memit):
         """One value per subject of a unit."""
         merged = solved_columns(self, bench, [subjects_of(unit) for unit in units])
         if self.balance:
-            return [[Column(column.value, column.facts[:1]) for column in unit] for unit in merged]
-        return [[Column(column.value, (fact,)) for column in unit for fact in column.facts] for unit in merged]
+            return [[replace(column, facts=column.facts[:1]) for column in unit] for unit in merged]
+        return [[replace(column, facts=(fact,)) for column in unit for fact in column.facts] for unit in merged]
 
 
 def subjects_of(unit: EditUnit) -> list[Facts]:
@@ -203,5 +213,14 @@ def subjects_of(unit: EditUnit) -> list[Facts]:
 def solved_columns(editor: SpreadEditor, bench: Workbench, groups: list[list[Facts]]) -> list[list[Column]]:
     """Optimise one value per group of facts, all groups of all units together."""
     problems = [editor.joint_problem(bench, facts) for unit in groups for facts in unit]
-    solutions = iter(editor.optimise(bench, problems))
-    return [[Column(next(solutions).value, facts) for facts in unit] for unit in groups]
+    return as_columns(editor.optimise(bench, problems), groups)
+
+
+def _column(solution: Solution, facts: Facts) -> Column:
+    return Column(solution.value, facts, solution.losses)
+
+
+def as_columns(solutions: Sequence[Solution], groups: list[list[Facts]]) -> list[list[Column]]:
+    """One column per group of facts, from their solutions in order."""
+    found = iter(solutions)
+    return [[_column(next(found), facts) for facts in unit] for unit in groups]

@@ -29,7 +29,7 @@ from ke_cli.engine.problems import Problem, Solution
 from ke_cli.engine.value import optimise
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import check_not_negative, check_positive
-from ke_cli.methods.memit import Column, Facts, SpreadEditor, regularised_solve, subjects_of
+from ke_cli.methods.memit import Column, Facts, SpreadEditor, as_columns, regularised_solve, subjects_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,10 @@ class Rose(SpreadEditor):
     def columns(self, bench: Workbench, units: Sequence[EditUnit]) -> list[list[Column]]:
         """One column per subject."""
         groups = [subjects_of(unit) for unit in units]
-        solutions = iter(self._integrate(bench, [facts for unit in groups for facts in unit]))
-        members = 1 if self.key == "first" else None
-        return [[Column(next(solutions).value, facts[:members]) for facts in unit] for unit in groups]
+        columns = as_columns(self._integrate(bench, [facts for unit in groups for facts in unit]), groups)
+        if self.key == "first":
+            return [[replace(column, facts=column.facts[:1]) for column in unit] for unit in columns]
+        return columns
 
     def _integrate(self, bench: Workbench, groups: Sequence[Facts]) -> list[Solution]:
         joint = [self.joint_problem(bench, facts) for facts in groups]
