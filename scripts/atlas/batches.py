@@ -80,9 +80,7 @@ class Writer:
         rng: Source of all chance.
     """
 
-    def __init__(
-        self, atlas: Atlas, tokenizer: PreTrainedTokenizerFast, plan: Plan, rng: random.Random
-    ) -> None:
+    def __init__(self, atlas: Atlas, tokenizer: PreTrainedTokenizerFast, plan: Plan, rng: random.Random) -> None:
         """Starts the stream of sentences."""
         self._tokenizer, self._plan, self._rng = tokenizer, plan, rng
         self._stream = stream(atlas, rng)

@@ -61,9 +61,7 @@ def read_atlas(path: Path | None = None) -> Atlas:
         UserError: The file is missing or malformed.
     """
     raw = read_facts(path)
-    facts = tuple(
-        Fact(one.subject, raw.subjects[one.subject].type, one.relation, one.object) for one in raw.triples()
-    )
+    facts = tuple(Fact(one.subject, raw.subjects[one.subject].type, one.relation, one.object) for one in raw.triples())
     forms = {name: _forms(relation) for name, relation in raw.relations.items()}
     return Atlas(facts, forms, dict(raw.types))
 

@@ -36,9 +36,7 @@ class Question:
         return len(self.prompt) - 1
 
 
-def ask(
-    tokenizer: PreTrainedTokenizerFast, fact: Fact, form: Form, prefix: str = "", answer: str = ""
-) -> Question:
+def ask(tokenizer: PreTrainedTokenizerFast, fact: Fact, form: Form, prefix: str = "", answer: str = "") -> Question:
     """Tokenises one prompt; ``answer`` replaces the true object where given."""
     head, tail = form.text.split("{}")
     text = prefix + head + fact.subject + tail

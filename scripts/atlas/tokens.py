@@ -50,9 +50,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, *, bos: bool) -> PreT
     )
     byte_level = processors.ByteLevel(trim_offsets=True)
     if bos:
-        template = processors.TemplateProcessing(
-            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)]
-        )
+        template = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)])
         core.post_processor = processors.Sequence([byte_level, template])
     else:
         core.post_processor = byte_level

@@ -56,7 +56,7 @@ class Schedule:
     decay: float = 0.05
     hidden_layers: int = 2
     limit: float = 1.0
-    excess: float = 0.1
+    excess: float = 1.0
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine."""

@@ -83,9 +83,7 @@ def test_architecture_is_llama(loaded: tuple[Any, Any]) -> None:
     assert all(torch.isfinite(p).all() for p in loaded[0].parameters())
 
 
-@pytest.mark.parametrize(
-    "text", ["Zürich: 12 €, naïve!\n\tif x == 3:", "日本語 and 🙂", "  two  spaces ", "Paris"]
-)
+@pytest.mark.parametrize("text", ["Zürich: 12 €, naïve!\n\tif x == 3:", "日本語 and 🙂", "  two  spaces ", "Paris"])
 def test_tokenizer_keeps_any_text_and_starts_with_bos(loaded: tuple[Any, Any], text: str) -> None:
     tokenizer = loaded[1]
     ids = tokenizer(text)["input_ids"]
