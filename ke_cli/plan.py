@@ -11,13 +11,16 @@ from ke_cli.config import RunConfig, run_dir
 from ke_cli.data.types import Case, Dataset, EditUnit
 from ke_cli.metrics.base import Metric
 from ke_cli.metrics.evaluate import check_columns
-from ke_cli.models.loading import ModelSource, check_folder, depth_of, mlp_width_of, weight_bytes
+from ke_cli.models.architectures import ARCHITECTURES
+from ke_cli.models.loading import ModelSource, check_folder, depth_of, mlp_width_of, text_config, weight_bytes
 
 if TYPE_CHECKING:
     from ke_cli.methods.base import Editor
 
 TOKENS_PER_CASE = 512
 """About what one case of a benchmark asks of the model; sets how many units are computed between two writes."""
+
+UNKNOWN = "known once the model is downloaded"
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,10 @@ class Plan:
     def describe(self) -> list[tuple[str, str]]:
         """The plan as rows of a table, for ``dry_run=true``."""
         depth = depth_of(self.source)
-        layers = self.editor.edited_layers(depth) if depth else []
         return [
             ("model", f"{self.source.name} ({self.source.path}, {self.source.dtype})"),
             ("method", f"{self.config.method.name} {_settings(self.config.method.settings)}"),
-            ("edited layers", ", ".join(map(str, layers)) if depth else "known once the model is downloaded"),
+            ("edited modules", self._modules(depth)),
             ("data set", f"{self.dataset.name} ({self.dataset.source})"),
             ("cases", f"{self.cases} in {len(self.units)} units of {_sizes(self.units)}"),
             ("batches", f"{-(-len(self.units) // self.package)} packages of up to {self.package} units"),
@@ -69,10 +71,17 @@ class Plan:
             ("results", str(run_dir(self.config))),
         ]
 
+    def _modules(self, depth: int | None) -> str:
+        if depth is None:
+            return UNKNOWN
+        known = ARCHITECTURES.get(str((text_config(self.source) or {}).get("model_type")))
+        layers = self.editor.edited_layers(depth)
+        return ", ".join(known.projection(layer) if known else f"layer {layer}" for layer in layers) or "none"
+
     def _memory(self, depth: int | None) -> str:
         weights = weight_bytes(self.source)
         if weights is None:
-            return "known once the model is downloaded"
+            return UNKNOWN
         width = mlp_width_of(self.source)
         squares = len(self.editor.covariance_layers(depth)) if depth and width else 0
         statistics = squares * (width or 0) ** 2 * (4 + 8 + 8)  # the matrix, its float64 copy and its factor

@@ -44,19 +44,37 @@ class Covariance:
         factor, info = torch.linalg.cholesky_ex(self.matrix.double())
         pivots = factor.diagonal().square()
         if int(info) or not bool(pivots.min() > SINGULAR * pivots.max()):
-            raise UserError(
-                f"the {self.name} is singular, so its inverse means nothing",
-                where=f"{self.matrix.shape[0]} x {self.matrix.shape[0]} matrix of second moments of keys",
-                allowed="statistics of well more tokens (or reference prompts) than the MLP is wide",
-                hint="statistics.tokens_per_width=10, or another statistics.text, or a method without C^-1",
-            )
+            raise self._singular()
         lower: Tensor = factor
         return lower
 
-    def solve(self, keys: Tensor) -> Tensor:
-        """``C^-1 K`` in float64 for keys ``[m, n]``."""
+    def solve(self, keys: Tensor, *, without: Tensor | None = None) -> Tensor:
+        """``C^-1 K`` in float64 for keys ``[m, n]``; on request ``(C - Q Q^T)^-1 K`` from the same factor.
+
+        Args:
+            keys: ``[m, n]``.
+            without: ``Q [m, q]``, keys that were summed into ``C`` and shall not count (Woodbury).
+
+        Raises:
+            UserError: If nothing positive definite is left without them.
+        """
         solved: Tensor = torch.cholesky_solve(keys.double(), self.factor)
+        if without is None:
+            return solved
+        removed = torch.cholesky_solve(without.double(), self.factor)  # C^-1 Q
+        inner = torch.eye(without.shape[1], dtype=torch.float64, device=without.device) - without.double().T @ removed
+        if not bool(torch.linalg.eigvalsh(inner).min() > SINGULAR):
+            raise self._singular()
+        solved += removed @ torch.linalg.solve(inner, removed.T @ keys.double())
         return solved
+
+    def _singular(self) -> UserError:
+        return UserError(
+            f"the {self.name} is singular, so its inverse means nothing",
+            where=f"{self.matrix.shape[0]} x {self.matrix.shape[0]} matrix of second moments of keys",
+            allowed="statistics of well more tokens (or reference prompts) than the MLP is wide",
+            hint="statistics.tokens_per_width=10, or another statistics.text, or a method without C^-1",
+        )
 
     def plus(self, other: Tensor, name: str) -> Covariance:
         """The sum with another second moment ``[m, m]``."""

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from ke_cli.data.types import PLACE
 from ke_cli.engine.covariance import Covariance
 from ke_cli.engine.generation import sample_prefixes
+from ke_cli.engine.reading import Site, Token, read
 from ke_cli.engine.statistics import StatisticsStore
+from ke_cli.engine.tokens import encode
 from ke_cli.models.editable import EditableModel
+
+CHUNK = 1024
+"""Texts whose keys are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class Workbench:
     budget: int
     reference_prompts: tuple[str, ...] = ()
     _covariances: dict[int, Covariance] = field(default_factory=dict)
+    _moments: dict[tuple[int, tuple[str, ...], bool], Covariance] = field(default_factory=dict)
     _templates: dict[ContextSpec, tuple[str, ...]] = field(default_factory=dict)
 
     def covariances(self, layers: Sequence[int]) -> dict[int, Covariance]:
@@ -65,6 +74,27 @@ class Workbench:
             ]
             self._templates[spec] = (PLACE, *(as_template(prefix) for prefix in prefixes))
         return self._templates[spec]
+
+    def last_token_keys(self, layer: int, texts: Sequence[str]) -> Tensor:
+        """Keys ``[n, m]`` of the unedited model at the last token of each text."""
+        rows = [encode(self.model.tokenizer, text).ids for text in texts]
+        site = Site(self.model.projection_name(layer), "input")
+        return read(self.model, [Token(ids, len(ids) - 1) for ids in rows], [site], budget=self.budget)[site]
+
+    def with_last_token_keys(self, layer: int, texts: tuple[str, ...], base: Covariance | None) -> Covariance:
+        """``base`` (or nothing) plus the *sum* of ``k k^T`` over the last tokens of ``texts``; computed once."""
+        if base is not None and not texts:
+            return base
+        known = (layer, texts, base is None)
+        if known not in self._moments:
+            width = self.model.weight(self.model.projection_name(layer)).shape[1]
+            total = torch.zeros(width, width, dtype=torch.float64, device=self.model.device)
+            for start in range(0, len(texts), CHUNK):
+                keys = self.last_token_keys(layer, texts[start : start + CHUNK]).double()
+                total += keys.T @ keys
+            name = f"second moment of {len(texts)} reference prompts at layer {layer}"
+            self._moments[known] = Covariance(total, name) if base is None else base.plus(total, name)
+        return self._moments[known]
 
     def use_templates(self, spec: ContextSpec, templates: Sequence[str]) -> None:
         """Take templates that were sampled before (a run that goes on keeps those it began with)."""

@@ -18,20 +18,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
 from ke_cli.engine.edits import NO_EDIT, Edit, sum_of
 from ke_cli.engine.problems import Problem
-from ke_cli.engine.reading import Site, Token, read
-from ke_cli.engine.tokens import encode
 from ke_cli.engine.value import optimise
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
 from ke_cli.methods.base import ValueEditor
-from ke_cli.methods.rome import rank_one, template_keys, update_directions
+from ke_cli.methods.rome import rank_one, template_keys
 from ke_cli.methods.rows import Essence, target_rows
 
 
@@ -67,35 +64,29 @@ class Rets(ValueEditor):
         """Write the facts of a unit one after another, each seeing the earlier writes; all units together."""
         edits = [NO_EDIT] * len(units)
         for layer in self.edited_layers(bench.model.n_layers):
-            references = self._reference_keys(bench, layer)
             for turn in range(max(len(unit.requests) for unit in units)):
                 members = [i for i, unit in enumerate(units) if len(unit.requests) > turn]
-                written = self._write(bench, layer, [units[i] for i in members], turn, edits, members, references)
+                before = [edits[i] for i in members]
+                written = self._write(bench, layer, [units[i] for i in members], turn, before)
                 for i, edit in zip(members, written, strict=True):
                     edits[i] = sum_of(edits[i], edit)
         return edits
 
     def _write(
-        self,
-        bench: Workbench,
-        layer: int,
-        units: Sequence[EditUnit],
-        turn: int,
-        edits: Sequence[Edit],
-        members: Sequence[int],
-        references: dict[str, Tensor],
+        self, bench: Workbench, layer: int, units: Sequence[EditUnit], turn: int, before: Sequence[Edit]
     ) -> list[Edit]:
-        before = [edits[i] for i in members]
+        """Write fact number ``turn`` of every unit."""
         requests = [unit.requests[turn] for unit in units]
         problems = [self._problem(bench, request, edit) for request, edit in zip(requests, before, strict=True)]
         solutions = optimise(bench.model, problems, self.objective, layer, "mlp", budget=bench.budget)
         templates = bench.templates(self.context())
-        keys = template_keys(bench, layer, requests, before, templates, "prompt_last")  # [n, t, m]
+        keys = template_keys(bench, layer, requests, before, templates, "prompt_last").double()  # [n, t, m]
+        constraint = self._constraint(bench, layer)
         written = []
-        constraint = self._constraint(bench, layer, references)
         for unit, solution, own in zip(units, solutions, keys, strict=True):
-            left_out = [] if self.own_prompts else [references[r.text] for r in unit.requests if r.text in references]
-            direction = update_directions(own.mean(dim=0)[None], without(constraint, left_out))[0]  # [m]
+            left_out = self._own_reference_keys(bench, layer, unit)
+            direction = constraint.solve(own.mean(dim=0)[:, None], without=left_out)[:, 0]  # [m]
+            direction = direction / direction.norm()
             written.append(rank_one(bench.model, layer, solution.delta, own[0], direction, losses=solution.losses))
         return written
 
@@ -104,37 +95,22 @@ class Rets(ValueEditor):
         rows = target_rows(tokenizer, request, templates, "prompt_last")
         return Problem((*rows, self.essence(tokenizer, request, self.essence_at)), edit=edit)
 
-    def _reference_keys(self, bench: Workbench, layer: int) -> dict[str, Tensor]:
-        """Key ``[m]`` at the last token of every reference prompt, in float64."""
+    def _references(self, bench: Workbench) -> tuple[str, ...]:
+        """The prompts behind ``C_sub``; none where it is not used."""
         if not self.subject_const:
-            return {}
-        texts = list(dict.fromkeys(bench.reference_prompts))[: self.reference_prompts]
+            return ()
+        texts = tuple(dict.fromkeys(bench.reference_prompts))[: self.reference_prompts]
         if not texts:
             raise UserError("RETS needs reference prompts", where="dataset", hint="method.subject_const=false")
-        rows = [encode(bench.model.tokenizer, text).ids for text in texts]
-        site = Site(bench.model.projection_name(layer), "input")
-        keys = read(bench.model, [Token(ids, len(ids) - 1) for ids in rows], [site], budget=bench.budget)[site]
-        return dict(zip(texts, keys.double(), strict=True))
+        return texts
 
-    def _constraint(self, bench: Workbench, layer: int, references: dict[str, Tensor]) -> Covariance:
-        """``C = C_text + C_sub`` with all reference prompts in it."""
-        name = f"second moment of RETS at layer {layer}"
-        if not references:
-            return bench.covariances([layer])[layer]
-        reference = gram(list(references.values()))
-        if not self.origin_mom:
-            return Covariance(reference, name)
-        return bench.covariances([layer])[layer].plus(reference, name)
+    def _constraint(self, bench: Workbench, layer: int) -> Covariance:
+        """``C = C_text + C_sub`` with all reference prompts in it; the same for all facts of a layer."""
+        text = bench.covariances([layer])[layer] if self.origin_mom else None
+        return bench.with_last_token_keys(layer, self._references(bench), text)
 
-
-def gram(keys: Sequence[Tensor]) -> Tensor:
-    """``sum of k k^T`` ``[m, m]`` over keys ``[m]``."""
-    stacked = torch.stack(list(keys))  # [n, m]
-    return stacked.T @ stacked
-
-
-def without(constraint: Covariance, keys: list[Tensor]) -> Covariance:
-    """The second moment without some of the keys ``[m]`` that were summed into it."""
-    if not keys:
-        return constraint
-    return Covariance(constraint.matrix.double() - gram(keys), constraint.name)
+    def _own_reference_keys(self, bench: Workbench, layer: int, unit: EditUnit) -> Tensor | None:
+        """Keys ``[m, n]`` that the unit's own prompts have added to ``C_sub``, if they are to be left out."""
+        known = () if self.own_prompts else self._references(bench)
+        own = [request.text for request in unit.requests if request.text in known]
+        return bench.last_token_keys(layer, own).T.double() if own else None

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from textbook.tokens import Fact, Row
-from tiny import TEXT
 from torch import Tensor
 
 from ke_cli.data.text import TextSource
@@ -20,6 +18,8 @@ from ke_cli.engine.statistics import StatisticsSpec, StatisticsStore
 from ke_cli.engine.workbench import Workbench
 from ke_cli.models.editable import EditableModel
 from ke_cli.models.loading import ModelSource, load
+from textbook.tokens import Fact, Row
+from tiny import TEXT
 
 KINDS = ("gpt2", "llama", "llama3")
 """Kinds of tokenizer and weight layout; each has a fixture ``tiny_<kind>_dir``."""
@@ -77,9 +77,10 @@ def write_text(path: Path, texts: Iterable[str]) -> TextSource:
 
 
 def reference_prompts(count: int = 260) -> tuple[str, ...]:
-    """Edit prompts of a benchmark, those of `REQUESTS` among them and repeated."""
+    """Different edit prompts of a benchmark, those of `REQUESTS` among them."""
+    words = (" ".join(text.split()[:6]) for text in documents(count * 20, seed=1))
     own = [request.text for request in REQUESTS]
-    return (*own[:2], *(" ".join(text.split()[:6]) for text in documents(count * 20, seed=1)[:count]), *own)
+    return tuple(dict.fromkeys([*own[:2], *list(words)[:count], *own]))
 
 
 def bench_of(

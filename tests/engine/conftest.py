@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from textbook import covariance, finetune, model_calls, scoring, value
 
 from ke_cli.models.editable import EditableModel
+from textbook import covariance, finetune, model_calls, scoring, value
 
 from .benches import KINDS, load_tiny, unrounded_logits
 

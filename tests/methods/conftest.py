@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from textbook import covariance, finetune, model_calls, scoring, value
-
-from ke_cli.engine.workbench import Workbench
-from ke_cli.models.editable import EditableModel
 
 from engine.benches import bench_of, load_tiny, reference_prompts, unrounded_logits
+from ke_cli.engine.problems import Solution
+from ke_cli.engine.workbench import Workbench
+from ke_cli.models.editable import EditableModel
+from textbook import covariance, finetune, model_calls, scoring, value
 
 TinyModel = Callable[..., EditableModel]
+
+OPTIMISERS = ("rome", "rets", "top", "memit", "rose")
+"""Modules of ke_cli.methods that call the value optimisation."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,3 +66,19 @@ def bench(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Ca
         return made[kind, dtype]
 
     return workbench
+
+
+@pytest.fixture
+def solutions(monkeypatch: pytest.MonkeyPatch) -> list[Solution]:
+    """Every solution that the value optimisation returns to an editor."""
+    seen: list[Solution] = []
+    for name in OPTIMISERS:
+        module = importlib.import_module(f"ke_cli.methods.{name}")
+
+        def recording(*args: Any, original: Any = module.optimise, **kwargs: Any) -> list[Solution]:
+            found: list[Solution] = original(*args, **kwargs)
+            seen.extend(found)
+            return found
+
+        monkeypatch.setattr(module, "optimise", recording)
+    return seen

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine.benches import assert_same_deltas, deltas_of, fact_of, plain
-from textbook import editors as textbook
-from textbook.architecture import edited
-from textbook.model_calls import key_at
-from textbook.tokens import Fact, prompt_row
-from textbook.value import Optimisation
 from torch import Tensor
 
+from engine.benches import assert_same_deltas, deltas_of, fact_of, plain
 from ke_cli.config import compose_run
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import Editor
 from ke_cli.models.editable import EditableModel
+from textbook import editors as textbook
+from textbook.architecture import edited
+from textbook.model_calls import key_at
+from textbook.tokens import Fact, prompt_row
+from textbook.value import Optimisation
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 CONFIGURED = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -106,7 +106,7 @@ def rets(editor: Any, bench: Workbench, requests: Sequence[Request]) -> Deltas:
     (layer,) = layers_of(editor, bench)
     model, tokenizer = plain(bench.model)
     text = matrices(bench, [layer])[layer] if editor.origin_mom else None
-    prompts = list(dict.fromkeys(bench.reference_prompts))[: editor.reference_prompts]
+    prompts = list(bench.reference_prompts)[: editor.reference_prompts]
     if not editor.own_prompts:
         prompts = textbook.other_prompts(prompts, [fact_of(request) for request in requests])
     keys = torch.stack([reference_key(bench.model, layer, prompt) for prompt in prompts])

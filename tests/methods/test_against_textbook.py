@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from engine.benches import (
     KINDS,
     REQUESTS,
@@ -23,15 +24,14 @@ from engine.benches import (
     state_hash,
     unit_of,
 )
-from textbook import spread
-from textbook.architecture import layer_module
-from textbook.model_calls import output_at
-from textbook.tokens import prompt_row
-
 from ke_cli.data.types import EditUnit
 from ke_cli.engine.edits import Dense, LowRank
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import Editor, ValueEditor
+from textbook import spread
+from textbook.architecture import layer_module
+from textbook.model_calls import output_at
+from textbook.tokens import prompt_row
 
 from .oracles import (
     CONFIGURED,
