@@ -222,6 +222,7 @@ class TestModels:
         before, units = state_hash(here.model.hf), [unit_of(*REQUESTS[:2]), unit_of(REQUESTS[3])]
         requests, prompts = copy.deepcopy([unit.requests for unit in units]), here.reference_prompts
         editor = build(name, here)
+        editor.edit(here, units)  # what is computed once per workbench is there now
         count = len(calls(here.model, lambda: editor.edit(here, units)))
         assert_untouched(here.model, before)
         assert [unit.requests for unit in units] == requests
@@ -391,8 +392,34 @@ class TestNumbers:
         here = bench(kind)
         editor = build("rets", here, origin_mom=False, own_prompts=True)
         for work in (editor.edit, lambda *args: edit_units(editor, *args)):
-            with pytest.raises(UserError, match="second moment of RETS at layer 3 is singular"):
+            with pytest.raises(UserError, match=r"second moment of .* at layer 3 is singular"):
                 work(here, [unit_of(REQUESTS[0])])
+
+    @pytest.mark.parametrize("count", [192, 150])
+    def test_constraint_that_leaving_out_makes_singular_is_an_error(
+        self, count: int, tiny_model: TinyModel, tmp_path: Path
+    ) -> None:
+        """As many reference prompts as the MLP is wide, the edited one among them."""
+        own = REQUESTS[1].text
+        prompts = (own, *(text for text in reference_prompts() if text != own))[:count]
+        here = bench_of(tiny_model("gpt2", "float64"), tmp_path, prompts=prompts)
+        with pytest.raises(UserError, match="singular"):
+            build("rets", here, origin_mom=False, reference_prompts=None).edit(here, [unit_of(REQUESTS[1])])
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5), ("bfloat16", 1e-3)])
+    @pytest.mark.parametrize("count", [30, 210])
+    def test_a_prompt_that_is_left_out_was_never_there(
+        self, count: int, dtype: str, tolerance: float, tiny_model: TinyModel, tmp_path: Path
+    ) -> None:
+        """What is taken out of ``C_sub`` must be the very key that went in, not the same computed in another batch."""
+        own = REQUESTS[1].text
+        others = tuple(text for text in reference_prompts() if text != own)[:count]
+        edits = []
+        for prompts in ((own, *others), others):
+            here = bench_of(tiny_model("gpt2", dtype), tmp_path, prompts=prompts)
+            edits += build("rets", here, reference_prompts=None).edit(here, [unit_of(REQUESTS[1])])
+        with_, without = (deltas_of(edit)[here.model.projection_name(3)] for edit in edits)
+        assert relative(with_, without) < tolerance
 
     def test_repeated_reference_prompts_count_each_time(self, bench: Callable[..., Workbench]) -> None:
         """The sum is over the benchmark's N prompts, of which some are equal (5 of 2965 in published data)."""

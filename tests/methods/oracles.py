@@ -177,11 +177,10 @@ def rose(editor: Any, bench: Workbench, requests: Sequence[Request]) -> Deltas:
 
 
 def ft_l(editor: Any, bench: Workbench, requests: Sequence[Request]) -> Deltas:
-    """The plain implementation moves the weights once more than the engine for the same ``steps``."""
     (layer,) = layers_of(editor, bench)
     facts = [fact_of(request) for request in requests]
     return textbook.ft_l(
-        *plain(bench.model), facts, layer, editor.steps - 1, editor.lr, editor.norm_constraint, editor.threshold
+        *plain(bench.model), facts, layer, editor.steps, editor.lr, editor.norm_constraint, editor.threshold
     ).deltas
 
 

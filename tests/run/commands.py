@@ -23,7 +23,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "none": (),
     "ft_l": ("method.steps=3",),
     "rome": VALUE,
-    "rets": (*VALUE, "method.reference_prompts=60"),
+    "rets": VALUE,
     "top": (*VALUE, "method.relation_offset=2", "method.subject_steps=3"),
     "memit": VALUE,
     "memit_merge": VALUE,
