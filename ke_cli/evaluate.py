@@ -19,6 +19,9 @@ from ke_cli.metrics.evaluate import measure_all, plan_after, plan_before, prompt
 
 log = logging.getLogger(__name__)
 
+HUGE = 1e4
+"""Norm of an update in units of the weight's own, beyond which it is taken for a failed optimisation."""
+
 DIVERGED = "the edit is not finite (the optimisation diverged)"
 
 T = TypeVar("T")
@@ -56,7 +59,18 @@ def edit_units(editor: Editor, bench: Workbench, units: Sequence[EditUnit]) -> l
         Per unit its edit, or the reason why there is none.
     """
     edits = _together_or_apart(lambda some: editor.edit(bench, some), units, "editing")
-    return [DIVERGED if isinstance(edit, Edit) and not edit.is_finite() else edit for edit in edits]
+    return [_usable(bench, edit) if isinstance(edit, Edit) else edit for edit in edits]
+
+
+def _usable(bench: Workbench, edit: Edit) -> Edit | str:
+    """The edit, or the reason why it must not be used."""
+    if not edit.is_finite():
+        return DIVERGED
+    for name, update in edit.updates.items():
+        times = update.norm() / float(bench.model.weight(name).float().norm())
+        if times > HUGE:
+            return f"the edit of {name} is {times:.0f} times as large as the weight itself: it diverged"
+    return edit
 
 
 def evaluate_units(

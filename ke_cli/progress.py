@@ -6,13 +6,14 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from ke_cli.plan import Plan
 
@@ -88,20 +89,28 @@ class Lines(Progress):
             print(f"{self.title}: {self.done}/{self.units} units in {seconds:.0f} s  {self.means()}", flush=True)
 
 
+class _BarAndMeans(RichProgress):
+    """A bar that leaves the means a line of their own, so that both fit on a narrow terminal."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["means"], style="cyan", no_wrap=True, overflow="ellipsis")
+
+
 class Bar(Progress):
-    """A bar with running means, elapsed and remaining time."""
+    """A bar with elapsed and remaining time, and running means below it."""
 
     def __init__(self, plan: Plan, units: int, console: Console) -> None:
         """Begin at zero of ``units``."""
         super().__init__(plan, units)
-        self._bar = RichProgress(
+        self._bar = _BarAndMeans(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[means]}", style="cyan"),
             console=console,
         )
         self._task: TaskID = self._bar.add_task(self.title, total=units, means="")

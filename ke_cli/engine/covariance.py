@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ke_cli.engine.forward import Padded, hooked, run, stopping
+from ke_cli.engine.forward import Padded, by_rows, hooked, run, stopping
 from ke_cli.engine.tokens import encode
 from ke_cli.errors import UserError
 from ke_cli.models.editable import EditableModel
 
 SINGULAR = 1e-13
 """Ratio of the smallest to the largest squared pivot under which a matrix counts as singular in float64."""
+
+
+NEARLY = 1e-6
+"""Share of a key's own direction left without it, under which a matrix is factored anew rather than updated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +67,8 @@ class Covariance:
             return solved
         removed = torch.cholesky_solve(without.double(), self.factor)  # C^-1 Q
         inner = torch.eye(without.shape[1], dtype=torch.float64, device=without.device) - without.double().T @ removed
-        if not bool(torch.linalg.eigvalsh(inner).min() > SINGULAR):
-            raise self._singular()
+        if not bool(torch.linalg.eigvalsh(inner).min() > NEARLY):  # the short cut would lose digits
+            return Covariance(self.matrix.double() - without.double() @ without.double().T, self.name).solve(keys)
         solved += removed @ torch.linalg.solve(inner, removed.T @ keys.double())
         return solved
 
@@ -124,7 +128,7 @@ def collect(
 
 def _summing(sums: dict[int, Tensor], layer: int, mask: Tensor) -> Any:
     def add(_module: nn.Module, args: tuple[Tensor, ...], _kwargs: Any, _output: Any) -> None:
-        keys = args[0][mask]  # [tokens, m]
+        keys = by_rows(args[0], len(mask))[mask]  # [tokens, m]
         keys = keys.double() if keys.device.type == "cpu" else keys.float()
         if layer in sums:
             sums[layer].addmm_(keys.T, keys)

@@ -110,11 +110,20 @@ def attached(model: EditableModel, edits: Sequence[Edit], rows: Tensor | Sequenc
         for name in names:
             updates = [edit.updates.get(name) for edit in edits]
             add = _addition(updates, torch.as_tensor(rows, device=model.device))
-            handle = model.hf.get_submodule(name).register_forward_hook(
-                lambda _module, args, output, add=add: output + add(args[0]).to(output.dtype)
-            )
-            stack.callback(handle.remove)
+            hook = _adding(add, len(rows))
+            stack.callback(model.hf.get_submodule(name).register_forward_hook(hook).remove)
         yield
+
+
+def _adding(add: Any, rows: int) -> Any:
+    """A forward hook that adds ``add(input)`` to the output; some models (OPT) flatten ``[b, t, d]`` there."""
+
+    def hook(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0]
+        change: Tensor = add(x.reshape(rows, -1, x.shape[-1]) if x.dim() == 2 else x)
+        return output + change.reshape(output.shape).to(output.dtype)
+
+    return hook
 
 
 def _addition(updates: Sequence[Update | None], rows: Tensor) -> Any:
@@ -160,7 +169,9 @@ def merged(model: EditableModel, edit: Edit) -> Iterator[None]:
         with torch.no_grad():
             for name, update in edit.updates.items():
                 weight = model.weight(name)
-                weight.copy_((weight.to(update.delta().dtype) + update.delta()).to(weight.dtype))
+                delta = update.delta()
+                exact = torch.promote_types(weight.dtype, delta.dtype)
+                weight.copy_((weight.to(exact) + delta.to(exact)).to(weight.dtype))
         yield
     finally:
         with torch.no_grad():

@@ -27,6 +27,11 @@ def first_tensor(value: Any) -> Tensor:
     return found
 
 
+def by_rows(value: Tensor, rows: int) -> Tensor:
+    """``[b, t, width]`` of a projection's input or output; some models (OPT) flatten it to ``[b * t, width]``."""
+    return value.reshape(rows, -1, value.shape[-1]) if value.dim() == 2 else value
+
+
 @dataclass(frozen=True, eq=False)
 class Padded:
     """Right-padded rows.
@@ -70,14 +75,16 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[No
 @contextmanager
 def replaced(layers: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Let modules compute something else inside the context; attributes other code reads stay in place."""
+    kept = [(module, module.__dict__.get("forward")) for module, _ in layers]
     try:
         for module, forward in layers:
             module.forward = forward
         yield
     finally:
-        for module, _ in layers:
-            if "forward" in module.__dict__:
-                del module.forward
+        for module, old in kept:
+            module.__dict__.pop("forward", None)
+            if old is not None:  # somebody else's, for example that of a model spread over devices
+                module.forward = old
 
 
 @contextmanager

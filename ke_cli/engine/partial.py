@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-from ke_cli.engine.forward import Padded, first_tensor, gathered_logits, hooked, replaced, run, stopping
+from ke_cli.engine.forward import Padded, by_rows, first_tensor, gathered_logits, hooked, replaced, run, stopping
 from ke_cli.models.editable import EditableModel
 
 Where = Literal["mlp", "layer"]
@@ -162,9 +162,10 @@ class PartialForward:
 
 
 def _add_at_lookup(hidden: Tensor, delta: Tensor) -> Tensor:
-    """``hidden [b, s, d]`` with ``delta [b, d]`` added in slot 0."""
-    added = hidden[:, :1] + delta[:, None].to(hidden.dtype)
-    return torch.cat([added, hidden[:, 1:]], dim=1)
+    """``hidden [b, s, d]`` (or flattened) with ``delta [b, d]`` added in slot 0."""
+    rows = by_rows(hidden, len(delta))
+    added = rows[:, :1] + delta[:, None].to(hidden.dtype)
+    return torch.cat([added, rows[:, 1:]], dim=1).reshape(hidden.shape)
 
 
 @torch.no_grad()
@@ -174,6 +175,8 @@ def prepare(
     lookups: Sequence[int],
     layer: int,
     where: Where,
+    *,
+    residual: bool | None = None,
 ) -> PartialForward:
     """Run every row once in full and keep what later steps need.
 
@@ -184,13 +187,16 @@ def prepare(
         layer: Layer that the value is added to.
         where: See `PartialForward`; ``mlp`` becomes ``layer`` where the projection's output enters the residual
             stream unchanged (no norm behind it), which saves one layer per step.
+        residual: Whether it does (`adds_to_residual`); measured here when not given, which needs a pass without edits.
 
     Returns:
         The fixed part. Edits attached while this runs must be attached in the later steps too.
     """
     padded = Padded.of(rows, model.device)
     starts = torch.tensor(lookups, device=model.device)
-    effective: Where = "layer" if where == "mlp" and adds_to_residual(model, layer) else where
+    if residual is None:
+        residual = adds_to_residual(model, layer)
+    effective: Where = "layer" if residual else where
     entering = layer if effective == "layer" else layer - 1
     cache = DynamicCache()
     caught: dict[str, Any] = {}
@@ -213,7 +219,7 @@ def prepare(
         hidden=_shift_to_lookup(first_tensor(caught["hidden"]), starts, lengths) if entering >= 0 else None,
         cache=tuple(_prefix_states(states, starts, i > entering) for i, states in enumerate(cache.layers)),
         tuples=isinstance(caught.get("hidden"), tuple),
-        initial=first_tensor(caught["initial"])[which, starts],
+        initial=by_rows(first_tensor(caught["initial"]), len(rows))[which, starts],
     )
 
 

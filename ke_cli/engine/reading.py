@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ke_cli.engine.batching import by_length, halving
 from ke_cli.engine.edits import Edit, attached
-from ke_cli.engine.forward import Padded, first_tensor, hooked, run, stopping
+from ke_cli.engine.forward import Padded, by_rows, first_tensor, hooked, run, stopping
 from ke_cli.models.editable import EditableModel
 
 
@@ -80,7 +80,7 @@ def _read_batch(
     def catcher(site: Site) -> Any:
         def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             value = first_tensor(output) if site.side == "output" else (args[0] if args else kwargs["hidden_states"])
-            caught[site] = value[which, last]  # [b, width]
+            caught[site] = by_rows(value, len(rows))[which, last]  # [b, width]
 
         return catch
 

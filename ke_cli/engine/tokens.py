@@ -38,7 +38,8 @@ def encode(tokenizer: Any, text: str) -> Tokens:
     batch = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
     ids, spans = list(batch["input_ids"]), list(batch["offset_mapping"])
     special = list(batch["special_tokens_mask"])
-    while special and special[-1] and spans[-1][0] == spans[-1][1]:
+    text_ends = max((i for i, flag in enumerate(special) if not flag), default=len(ids) - 1)
+    while len(ids) - 1 > text_ends and spans[-1][0] == spans[-1][1]:
         ids.pop(), spans.pop(), special.pop()
     return Tokens(tuple(ids), tuple((int(a), int(b)) for a, b in spans))
 
@@ -113,5 +114,13 @@ def continuation(tokenizer: Any, prompt: str, target: str) -> Continuation:
 def encode_behind(tokenizer: Any, target: str) -> Tokens:
     """Tokens of ``target`` as they stand behind other text: no special tokens, one word-start space."""
     batch = tokenizer(f" {target}", return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-    spans = tuple((max(0, int(a) - 1), max(0, int(b) - 1)) for a, b in batch["offset_mapping"])
-    return Tokens(tuple(batch["input_ids"]), spans)
+    ids, spans = list(batch["input_ids"]), [(int(a) - 1, int(b) - 1) for a, b in batch["offset_mapping"]]
+    plain = tokenizer(target, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+    if _starts_a_word(tokenizer, plain["input_ids"]):
+        # the tokenizer puts a word-start space of its own in front
+        ids, spans = list(plain["input_ids"]), [(int(a), int(b)) for a, b in plain["offset_mapping"]]
+    return Tokens(tuple(ids), tuple((max(0, a), max(0, b)) for a, b in spans))
+
+
+def _starts_a_word(tokenizer: Any, ids: list[int]) -> bool:
+    return bool(ids) and str(tokenizer.convert_ids_to_tokens(ids[:1])[0]).startswith(("\u2581", "\u0120"))

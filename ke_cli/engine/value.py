@@ -14,6 +14,7 @@ converged run in one batch, above the edited layer and from the lookup position 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from ke_cli.engine.batching import halving
 from ke_cli.engine.edits import attached
-from ke_cli.engine.partial import Where, prepare
+from ke_cli.engine.partial import Where, adds_to_residual, prepare
 from ke_cli.engine.problems import Objective, Problem, Solution
 from ke_cli.engine.value_rows import ValueRows, exact
 from ke_cli.models.editable import EditableModel
@@ -91,8 +92,10 @@ class _Loop:
         self.objective, self.problems, self.model = objective, problems, model
         rows = [row for problem in problems for row in problem.rows]
         owners = [k for k, problem in enumerate(problems) for _ in problem.rows]
+        residual = adds_to_residual(model, layer)  # before edits are attached: it runs a row of its own
         with self._edits_in_place(owners):
-            self.fixed = prepare(model, [row.ids for row in rows], [row.lookup for row in rows], layer, where)
+            ids, lookups = [row.ids for row in rows], [row.lookup for row in rows]
+            self.fixed = prepare(model, ids, lookups, layer, where, residual=residual)
         first = torch.tensor([0, *torch.tensor([len(p.rows) for p in problems]).cumsum(0)[:-1].tolist()])
         self.initial = exact(self.fixed.initial[first.to(model.device)])  # [n, d]
         self.deltas = [_start(problem, self.initial[i]) for i, problem in enumerate(problems)]
@@ -133,6 +136,8 @@ class _Loop:
                 break
             adam.zero_grad(set_to_none=True)
             loss[going].sum().backward()  # type: ignore[no-untyped-call]
+            for k in set(range(len(active))) - set(going):
+                self.deltas[active[k]].grad = None  # Adam's momentum must not move what has converged
             adam.step()
             self._drop(going, active)
             active = [active[k] for k in going]
@@ -155,7 +160,9 @@ class _Loop:
         for problem in active:
             limit = self.objective.clamp * self.initial[problem].norm()
             norm = self.deltas[problem].norm()
-            if norm > limit:
+            if not torch.isfinite(norm):
+                self.deltas[problem].fill_(math.nan)  # a step that overflowed must not be scaled to look sane
+            elif norm > limit:
                 self.deltas[problem].mul_(limit / norm)
 
     def _loss(self, active: Sequence[int]) -> Tensor:

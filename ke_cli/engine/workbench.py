@@ -53,6 +53,7 @@ class Workbench:
     reference_prompts: tuple[str, ...] = ()
     _covariances: dict[int, Covariance] = field(default_factory=dict)
     _moments: dict[tuple[int, tuple[str, ...], bool], Covariance] = field(default_factory=dict)
+    _keys: dict[tuple[int, tuple[str, ...]], Tensor] = field(default_factory=dict)
     _templates: dict[ContextSpec, tuple[str, ...]] = field(default_factory=dict)
 
     def covariances(self, layers: Sequence[int]) -> dict[int, Covariance]:
@@ -75,11 +76,24 @@ class Workbench:
             self._templates[spec] = (PLACE, *(as_template(prefix) for prefix in prefixes))
         return self._templates[spec]
 
-    def last_token_keys(self, layer: int, texts: Sequence[str]) -> Tensor:
-        """Keys ``[n, m]`` of the unedited model at the last token of each text."""
-        rows = [encode(self.model.tokenizer, text).ids for text in texts]
-        site = Site(self.model.projection_name(layer), "input")
-        return read(self.model, [Token(ids, len(ids) - 1) for ids in rows], [site], budget=self.budget)[site]
+    def last_token_keys(self, layer: int, texts: tuple[str, ...]) -> Tensor:
+        """Keys ``[n, m]`` of the unedited model at the last token of each text; read once, kept on the CPU.
+
+        Kept in the model's own precision, which loses nothing, so that what is taken out of a sum of them later is
+        to the bit what went in.
+        """
+        if (layer, texts) not in self._keys:
+            rows = [encode(self.model.tokenizer, text).ids for text in texts]
+            site = Site(self.model.projection_name(layer), "input")
+            tokens = [Token(ids, len(ids) - 1) for ids in rows]
+            parts = [
+                read(self.model, tokens[start : start + CHUNK], [site], budget=self.budget)[site].to(
+                    "cpu", self.model.dtype
+                )
+                for start in range(0, len(tokens), CHUNK)
+            ]
+            self._keys[layer, texts] = torch.cat(parts)
+        return self._keys[layer, texts]
 
     def with_last_token_keys(self, layer: int, texts: tuple[str, ...], base: Covariance | None) -> Covariance:
         """``base`` (or nothing) plus the *sum* of ``k k^T`` over the last tokens of ``texts``; computed once."""
@@ -87,11 +101,10 @@ class Workbench:
             return base
         known = (layer, texts, base is None)
         if known not in self._moments:
-            width = self.model.weight(self.model.projection_name(layer)).shape[1]
-            total = torch.zeros(width, width, dtype=torch.float64, device=self.model.device)
-            for start in range(0, len(texts), CHUNK):
-                keys = self.last_token_keys(layer, texts[start : start + CHUNK]).double()
-                total += keys.T @ keys
+            total = torch.zeros((), dtype=torch.float64, device=self.model.device)
+            for keys in torch.split(self.last_token_keys(layer, texts), CHUNK):
+                exact = keys.to(self.model.device, torch.float64)
+                total = total + exact.T @ exact  # [m, m]
             name = f"second moment of {len(texts)} reference prompts at layer {layer}"
             self._moments[known] = Covariance(total, name) if base is None else base.plus(total, name)
         return self._moments[known]

@@ -82,6 +82,9 @@ class FineTune(Editor):
                 break
             adam.zero_grad(set_to_none=True)
             loss[going].sum().backward()  # type: ignore[no-untyped-call]
+            for k in set(range(len(active))) - set(going):
+                for delta in deltas[active[k]].values():
+                    delta.grad = None  # Adam's momentum must not move what has converged
             adam.step()
             active = [active[k] for k in going]
             self._constrain([deltas[i] for i in active])

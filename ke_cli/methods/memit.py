@@ -72,7 +72,7 @@ class SpreadEditor(ValueEditor):
             for i, unit in enumerate(columns):
                 goals = torch.stack([column.value for column in unit], dim=1).double()  # [d, n]
                 residual = (goals - hidden[i]) / (len(layers) - position)
-                pair = _pair(residual, self.solve(bench, layer, keys[i]), goals.dtype)
+                pair = _pair(residual, self.solve(bench, layer, keys[i]), unit[0].value.dtype)
                 edits[i] = sum_of(edits[i], Edit({bench.model.projection_name(layer): pair}))
         return edits
 

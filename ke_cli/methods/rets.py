@@ -99,7 +99,7 @@ class Rets(ValueEditor):
         """The prompts behind ``C_sub``; none where it is not used."""
         if not self.subject_const:
             return ()
-        texts = tuple(dict.fromkeys(bench.reference_prompts))[: self.reference_prompts]
+        texts = bench.reference_prompts[: self.reference_prompts]
         if not texts:
             raise UserError("RETS needs reference prompts", where="dataset", hint="method.subject_const=false")
         return texts
@@ -111,6 +111,8 @@ class Rets(ValueEditor):
 
     def _own_reference_keys(self, bench: Workbench, layer: int, unit: EditUnit) -> Tensor | None:
         """Keys ``[m, n]`` that the unit's own prompts have added to ``C_sub``, if they are to be left out."""
-        known = () if self.own_prompts else self._references(bench)
-        own = [request.text for request in unit.requests if request.text in known]
-        return bench.last_token_keys(layer, own).T.double() if own else None
+        if self.own_prompts:
+            return None
+        texts, edited = self._references(bench), {request.text for request in unit.requests}
+        own = [place for place, text in enumerate(texts) if text in edited]
+        return bench.last_token_keys(layer, texts)[own].T.to(bench.model.device).double() if own else None

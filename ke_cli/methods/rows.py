@@ -41,6 +41,8 @@ def essence_row(tokenizer: Any, request: Request, where: Essence, read_at: Liter
     end = len(tokens.ids) - 1
     if where == "target_offset":
         lookup = end + 1 - len(continuation(tokenizer, request.text, request.target_new).targets)
+        if lookup < 0:
+            raise ValueError("the target has more tokens than the essence row, so target_offset points before it")
     else:
         lookup = end if where == "last" else prompt.subject_last(tokens)
     return EssenceRow(tokens.ids, lookup, lookup if read_at == "lookup" else end)

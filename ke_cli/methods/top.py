@@ -58,9 +58,21 @@ class Top(Rome):
         check_positive(self, "subject_steps", "vec_loss_factor")
         check_not_negative(self, "relation_offset")
 
+    def edited_layers(self, depth: int) -> list[int]:
+        """The configured layers; each must leave room for its relation feature."""
+        layers = super().edited_layers(depth)
+        if layers[-1] + self.relation_offset >= depth:
+            raise UserError(
+                f"TOP's relation feature would be at layer {layers[-1] + self.relation_offset}, which the model does not have",
+                where="method.relation_offset",
+                allowed=f"at most {depth - 1 - layers[-1]} above layer {layers[-1]}",
+                hint=f"method.relation_offset={max(0, min(depth - 1 - layers[-1], depth // 3))}",
+            )
+        return layers
+
     def write(self, bench: Workbench, layer: int, requests: Sequence[Request], before: Sequence[Edit]) -> list[Edit]:
         """One rank-one edit per request, with ``before[i]`` already in place for request ``i``."""
-        relation_layer = self._relation_layer(bench, layer)
+        relation_layer = layer + self.relation_offset
         stage_one = [self._relation_problem(bench, r, e) for r, e in zip(requests, before, strict=True)]
         features = optimise(bench.model, stage_one, self.objective, relation_layer, "layer", budget=bench.budget)
         stage_two = [
@@ -70,17 +82,6 @@ class Top(Rome):
         objective = replace(self.objective, steps=self.subject_steps, threshold=self.subject_threshold, kl_factor=0.0)
         solutions = optimise(bench.model, stage_two, objective, layer, "mlp", budget=bench.budget)
         return self.insert(bench, layer, requests, before, solutions)
-
-    def _relation_layer(self, bench: Workbench, layer: int) -> int:
-        found = layer + self.relation_offset
-        if found >= bench.model.n_layers:
-            raise UserError(
-                f"TOP's relation feature would be at layer {found}, which the model does not have",
-                where="method.relation_offset",
-                allowed=f"at most {bench.model.n_layers - 1 - layer} above layer {layer}",
-                hint=f"method.relation_offset={(bench.model.n_layers - layer) // 3}",
-            )
-        return found
 
     def _relation_problem(self, bench: Workbench, request: Request, edit: Edit) -> Problem:
         tokenizer, templates = bench.model.tokenizer, bench.templates(self.context())

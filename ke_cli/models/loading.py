@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ke_cli.errors import UserError
@@ -158,7 +158,7 @@ def load(source: ModelSource) -> EditableModel:
         )
     except torch.OutOfMemoryError as error:
         raise _too_big(source) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unloadable(source, error) from error
     if not tokenizer.is_fast:
         raise UserError(

@@ -31,7 +31,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, executed) -> None:
 
     inner = stand_in.execute
 
-    def execute(config):
+    def execute(config, *, show_table=True):
         directory = inner(config)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "run.json").write_text("{}", encoding="utf-8")
@@ -101,7 +101,7 @@ def test_files_that_change_on_the_way_end_the_comparison(ke_run, executed, dummy
 
     inner = stand_in.execute
 
-    def execute(config):
+    def execute(config, *, show_table=True):
         path = dummy_conf / "method" / "dummy.yaml"
         path.write_text(path.read_text(encoding="utf-8").replace("lr: 0.5", "lr: 0.1"), encoding="utf-8")
         return inner(config)

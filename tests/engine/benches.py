@@ -76,7 +76,7 @@ def write_text(path: Path, texts: Iterable[str]) -> TextSource:
     return TextSource(str(path))
 
 
-def reference_prompts(count: int = 260) -> tuple[str, ...]:
+def reference_prompts(count: int = 215) -> tuple[str, ...]:
     """Different edit prompts of a benchmark, those of `REQUESTS` among them."""
     words = (" ".join(text.split()[:6]) for text in documents(count * 20, seed=1))
     own = [request.text for request in REQUESTS]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ke_cli.engine.workbench import Workbench
 from ke_cli.models.editable import EditableModel
 from textbook import covariance, finetune, model_calls, scoring, value
 
-from .benches import KINDS, load_tiny, unrounded_logits
+from .benches import KINDS, bench_of, load_tiny, reference_prompts, unrounded_logits
 
 TinyModel = Callable[..., EditableModel]
 
@@ -57,3 +58,18 @@ def model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> EditableMode
 def exact_model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> EditableModel:
     """Every kind of model in float64."""
     return tiny_model(request.param, "float64")
+
+
+@pytest.fixture(scope="session")
+def bench(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Workbench]:
+    """``bench(kind, dtype)``: a workbench with statistics and reference prompts, the same one at each call."""
+    made: dict[tuple[str, str], Workbench] = {}
+
+    def workbench(kind: str, dtype: str = "float32") -> Workbench:
+        if (kind, dtype) not in made:
+            folder = tmp_path_factory.mktemp("bench")
+            made[kind, dtype] = bench_of(tiny_model(kind, dtype), folder, prompts=reference_prompts(30))
+            made[kind, dtype].covariances(range(5))
+        return made[kind, dtype]
+
+    return workbench

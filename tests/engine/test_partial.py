@@ -36,11 +36,12 @@ def random_delta(model: EditableModel, rows: int, seed: int = 6) -> Tensor:
 
 
 def adding_hook(lookups: Sequence[int], delta: Tensor) -> Any:
-    """Add ``delta [b, d]`` at the lookup positions of a module's output."""
+    """Add ``delta [b, d]`` at the lookup positions of a module's output, flattened over rows (OPT) or not."""
 
     def hook(_module: Any, _args: Any, _kwargs: Any, output: Any) -> Any:
         state = first_tensor(output).clone()
-        state[torch.arange(len(lookups)), torch.tensor(lookups)] += delta
+        by_row = state.view(len(lookups), -1, state.shape[-1])
+        by_row[torch.arange(len(lookups)), torch.tensor(lookups)] += delta
         return (state, *output[1:]) if isinstance(output, tuple) else state
 
     return hook
@@ -122,7 +123,7 @@ def test_every_architecture(kind: str) -> None:
     """Sliding windows, soft-capping, norms behind the MLP, parallel residuals, learned and rotary positions."""
     model = zoo_model(kind)
     before = state_hash(model.hf)
-    for layer in range(model.n_layers):
+    for layer in (0, 2):
         norm_behind = kind in NORM_BEHIND_MLP
         assert adds_to_residual(model, layer) is not norm_behind
         for where in WHERES:
@@ -244,8 +245,9 @@ def test_earlier_edits_stay_in_place(kind: str, edited_layer: int) -> None:
     edits = [Edit({name: LowRank(torch.randn(out, 2).double(), torch.randn(2, into).double())}), Edit({})]
     owners = [row % 2 for row in range(len(rows))]
     for where in WHERES:
+        joined = adds_to_residual(model, 1)  # before edits are attached: it runs a row of its own
         with attached(model, edits, owners):
-            fixed = prepare(model, rows, LOOKUPS, 1, where)
+            fixed = prepare(model, rows, LOOKUPS, 1, where, residual=joined)
         with torch.no_grad(), attached(model, edits, owners):
             got = fixed.logits(delta, which, at)
         for row in range(len(rows)):

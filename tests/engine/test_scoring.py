@@ -41,7 +41,7 @@ def queries(model: EditableModel) -> list[Query]:
     return [*asked, *asked[:3], asked[-1]]
 
 
-def instructions(new_tokens: int = 6) -> list[Query]:
+def instructions(new_tokens: int = 4) -> list[Query]:
     return [InstructionQuery(question, new_tokens) for question in QUESTIONS]
 
 
@@ -107,7 +107,7 @@ def test_other_architectures(kind: str) -> None:
 def test_edited_models_against_textbook(exact_model: EditableModel) -> None:
     """Every edit's questions are answered by the model with that edit, all in shared batches."""
     edits = edits_of(exact_model)
-    asked = [[*queries(exact_model)[number::3], *instructions()[number % 3 :]] for number in range(len(edits))]
+    asked = [[*queries(exact_model)[number::5], *instructions()[number % 3 :]] for number in range(len(edits))]
     before = state_hash(exact_model.hf)
     found = answer(exact_model, asked, edits, budget=LARGE)
     assert_untouched(exact_model, before)
@@ -121,9 +121,9 @@ def test_edited_models_against_textbook(exact_model: EditableModel) -> None:
 @pytest.mark.parametrize("with_dense", [False, True])
 def test_together_is_alone_under_any_budget(model: EditableModel, with_dense: bool) -> None:
     edits: list[Edit] = [*edits_of(model), dense(model, 2, 9)] if with_dense else edits_of(model)
-    asked = [[*queries(model), *instructions()] for _ in edits]
+    asked = [[*queries(model)[::2], *instructions()] for _ in edits]
     together = answer(model, asked, edits, budget=LARGE)
-    for budget in (SMALL, 1, 300):
+    for budget in (SMALL, 300):
         assert_same_answers(answer(model, asked, edits, budget=budget), together, rel=1e-4, abs=1e-4)
     alone = [answer(model, [one], [edit], budget=LARGE)[0] for one, edit in zip(asked, edits, strict=True)]
     assert_same_answers(alone, together, rel=1e-4, abs=1e-4)
@@ -132,7 +132,7 @@ def test_together_is_alone_under_any_budget(model: EditableModel, with_dense: bo
 
 
 def test_query_by_query(model: EditableModel) -> None:
-    asked = [*queries(model), *instructions()]
+    asked = [*queries(model)[::3], *instructions()]
     (together,) = answer(model, [asked], [NO_EDIT], budget=LARGE)
     for query in dict.fromkeys(asked):
         (alone,) = answer(model, [[query]], [NO_EDIT], budget=LARGE)

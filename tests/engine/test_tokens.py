@@ -43,9 +43,7 @@ def ending(tokenizer: Any) -> Any:
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     front = "" if "endoftext" in bos else f"{bos} "
     specials = [(name, tokenizer.convert_tokens_to_ids(name)) for name in (bos, eos)]
-    inner.post_processor = processors.TemplateProcessing(
-        single=f"{front}$A {eos}", special_tokens=list(specials.items())
-    )
+    inner.post_processor = processors.TemplateProcessing(single=f"{front}$A {eos}", special_tokens=specials)
     return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=bos, eos_token=eos)
 
 
@@ -152,6 +150,9 @@ def test_tokens_that_merge_across_the_joining_space(legacy: bool) -> None:
 
 
 def test_targets_behind_other_text(model: EditableModel) -> None:
-    """On tokenizers that keep words apart, a target on its own has the tokens it has behind a prompt."""
-    for target in TARGETS:
+    """On tokenizers that keep words apart, a target on its own has the tokens it has behind a prompt.
+
+    Also where the space in front is a token of its own, and is not to be lost.
+    """
+    for target in (*TARGETS, "東京", "17th", "São Tomé", "(x)", "x", "'s", "-"):
         assert encode_behind(model.tokenizer, target).ids == continuation(model.tokenizer, "Oslo is", target).targets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,10 @@ class Result(NamedTuple):
     def text(self) -> str:
         """Both streams as one line."""
         return " ".join(f"{self.out} {self.err}".split())
+
+
+Command = Callable[..., Result]
+"""Runs ``ke-run`` with the given arguments."""
 
 
 def arguments(model: Path, method: str, *more: str) -> list[str]:

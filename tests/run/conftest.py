@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ import transformers
 
 from ke_cli import run as command
 from ke_cli.sweep import FINGERPRINT, FOLDER
-from run.commands import Result
-
-Command = Callable[..., Result]
+from run.commands import Command, Result
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,8 +12,7 @@ import pytest
 from counterfact_files import record
 from ke_cli.results.store import RunStore
 from run.children import Moment, start, wait_for
-from run.commands import ONE_BY_ONE, arguments, lines_of, measured, only_run, record_of, run_folders
-from run.conftest import Command
+from run.commands import ONE_BY_ONE, Command, arguments, lines_of, measured, only_run, record_of, run_folders
 from tiny import tiny_gpt2
 
 RECORDS = [

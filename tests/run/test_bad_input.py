@@ -12,8 +12,7 @@ import pytest
 
 from counterfact_files import record
 from ke_cli.config import compose_run, run_dir
-from run.commands import Result, arguments, run_folders
-from run.conftest import Command
+from run.commands import Command, Result, arguments, run_folders
 
 
 @pytest.fixture

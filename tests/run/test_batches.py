@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from run.commands import QUICK, arguments, lines_of, only_run, record_of
-from run.conftest import Command
+from run.commands import QUICK, Command, arguments, lines_of, only_run, record_of
 
 EDITORS = [method for method in QUICK if method != "none"]
 WAYS = {"single": ("gpt2", "dataset.limit=3"), "same_subject": ("llama", "dataset.limit=2", "protocol.max_facts=3")}

@@ -10,8 +10,7 @@ import pytest
 
 from ke_cli.config import compose_run, run_dir
 from run.children import Moment, start
-from run.commands import arguments, only_run, record_of, run_folders
-from run.conftest import Command
+from run.commands import Command, arguments, only_run, record_of, run_folders
 
 WARNING = re.compile(r"2 of 2 units hold several facts of one subject, which \w+ cannot keep apart")
 SAME_SUBJECT = ("protocol=same_subject", "dataset.limit=2", "protocol.max_facts=2")
@@ -91,6 +90,14 @@ def test_the_plan_is_shown_and_nothing_is_done(
     assert "efficacy, efficacy_magnitude" in plan["metrics"]
     assert plan["results"] == str(run_dir(compose_run(given)))
     assert not outputs.exists() or run_folders(outputs) == []
+
+
+def test_the_plan_for_a_model_that_is_not_here_needs_no_download(ke_run: Command, loads: list[str]) -> None:
+    result = ke_run("model=gpt2-xl", "method=rome", "dataset.limit=5", "dry_run=true")
+    assert (result.code, result.err, loads) == (0, "", [])
+    plan = plan_of(result.out)
+    assert plan["cases"] == "5 in 5 units of 1"
+    assert {plan["edited modules"], plan["expected memory"]} == {"known once the model is downloaded"}
 
 
 def kib_of(model: Path, share: float = 1.0) -> str:

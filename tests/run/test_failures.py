@@ -20,8 +20,7 @@ from ke_cli.methods.rome import Rome
 from ke_cli.metrics.success import Efficacy
 from ke_cli.results.reader import read_run
 from ke_cli.results.store import RunStore
-from run.commands import ONE_BY_ONE, arguments, lines_of, measured, only_run, record_of
-from run.conftest import Command
+from run.commands import ONE_BY_ONE, Command, arguments, lines_of, measured, only_run, record_of
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 REAL_EDIT = Rome.edit

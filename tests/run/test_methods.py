@@ -11,8 +11,7 @@ import pytest
 from ke_cli.config.schema import RunConfig
 from ke_cli.paths import conf_dir
 from ke_cli.results.reader import read_run
-from run.commands import QUICK, arguments, lines_of, numbers, only_run, record_of
-from run.conftest import Command
+from run.commands import QUICK, Command, arguments, lines_of, numbers, only_run, record_of
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 PROTOCOLS = {"single": ("dataset.limit=3",), "same_subject": ("dataset.limit=2", "protocol.max_facts=2")}

@@ -12,8 +12,7 @@ import pytest
 
 from ke_cli.run import INTERRUPTED
 from run.children import Moment, start, wait_for
-from run.commands import ONE_BY_ONE, arguments, lines_of, only_run, record_of
-from run.conftest import Command
+from run.commands import ONE_BY_ONE, Command, arguments, lines_of, only_run, record_of
 
 SIGNALLED = [
     (Moment("load", 0, SIGTERM), 0),

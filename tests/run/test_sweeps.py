@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from run.commands import SMALL, VALUE, measured, record_of, run_folders
-from run.conftest import Command
+from run.commands import SMALL, VALUE, Command, measured, record_of, run_folders
 
 
 def methods_of(outputs: Path) -> dict[str, Path]:

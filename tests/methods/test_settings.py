@@ -1,0 +1,98 @@
+"""Settings of editors: layers as numbers and fractions, and numbers that mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.benches import REQUESTS, TEMPLATES, unit_of
+from ke_cli.engine.workbench import Workbench
+from ke_cli.errors import UserError
+from ke_cli.methods.base import Editor, resolve_layers
+
+from .oracles import CONFIGURED, configured, editor_of, use_templates
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "found"),
+    [
+        ((3, 1, 2), 5, [1, 2, 3]),
+        ((0.0,), 5, [0]),
+        ((0.17,), 48, [8]),
+        ((0.99,), 5, [4]),
+        ((0.5, 2, 0.41), 5, [2]),
+        ((0,), 1, [0]),
+    ],
+)
+def test_layers(layers: tuple[int | float, ...], depth: int, found: list[int]) -> None:
+    assert resolve_layers(layers, depth) == found
+
+
+@pytest.mark.parametrize("layers", [(5,), (-1,), (1, 7), (1.0,), ()])
+def test_layers_that_do_not_exist(layers: tuple[int | float, ...]) -> None:
+    with pytest.raises(UserError, match=r"layer") as caught:
+        resolve_layers(layers, 5)
+    assert "0 to 4" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("rome", "steps", 0),
+        ("rome", "lr", 0.0),
+        ("rome", "clamp", -1.0),
+        ("rome", "kl_factor", -0.1),
+        ("rome", "weight_decay", -0.1),
+        ("memit", "lambda_", 0.0),
+        ("top", "subject_steps", 0),
+        ("top", "vec_loss_factor", 0.0),
+        ("top", "relation_offset", -1),
+        ("rose", "joint_steps", 0),
+        ("rose", "pull", -1.0),
+        ("rose", "lambda_", -1.0),
+        ("ft_l", "norm_constraint", 0.0),
+        ("ft_l", "threshold", -1.0),
+        ("ft_l", "lr", 0.0),
+    ],
+)
+def test_numbers_that_mean_nothing(name: str, setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{setting}.*got {value}"):
+        editor_of(name, **{setting: value})
+
+
+def test_rets_needs_a_constraint() -> None:
+    with pytest.raises(ValueError, match=r"origin_mom.*subject_const"):
+        editor_of("rets", origin_mom=False, subject_const=False)
+
+
+def test_relation_feature_beyond_the_model(bench: Callable[..., Workbench]) -> None:
+    here = bench("gpt2")
+    editor = editor_of("top", layers=(2,), relation_offset=3)
+    use_templates(editor, here, TEMPLATES)
+    with pytest.raises(UserError, match="relation feature would be at layer 5"):
+        editor.edit(here, [unit_of(REQUESTS[0])])
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_covariances_are_asked_for_where_they_are_used(
+    name: str, bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`covariance_layers` is what a run computes beforehand; an editor must ask for no other layer."""
+    here = bench("gpt2")
+    asked: set[int] = set()
+    original = here.covariances
+
+    def recording(layers: Any) -> Any:
+        asked.update(layers)
+        return original(layers)
+
+    monkeypatch.setattr(here, "covariances", recording)
+    editor: Editor = configured(name)
+    if name != "none":
+        settings: dict[str, Any] = {"layers": (1, 2), "steps": 2} | ({"relation_offset": 1} if name == "top" else {})
+        editor = editor_of(name, **settings)
+    use_templates(editor, here, TEMPLATES)
+    editor.edit(here, [unit_of(REQUESTS[0])])
+    assert asked == set(editor.covariance_layers(here.model.n_layers))
