@@ -61,9 +61,10 @@ class Top(Rome):
     def edited_layers(self, depth: int) -> list[int]:
         """The configured layers; each must leave room for its relation feature."""
         layers = super().edited_layers(depth)
-        if layers[-1] + self.relation_offset >= depth:
+        feature = layers[-1] + self.relation_offset
+        if feature >= depth:
             raise UserError(
-                f"TOP's relation feature would be at layer {layers[-1] + self.relation_offset}, which the model does not have",
+                f"TOP's relation feature would be at layer {feature}, which the model does not have",
                 where="method.relation_offset",
                 allowed=f"at most {depth - 1 - layers[-1]} above layer {layers[-1]}",
                 hint=f"method.relation_offset={max(0, min(depth - 1 - layers[-1], depth // 3))}",
