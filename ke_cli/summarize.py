@@ -22,7 +22,8 @@ from ke_cli.report.summary import print_problems
 from ke_cli.report.tables import Table, build_tables
 from ke_cli.report.view import View
 from ke_cli.results.files import write_output
-from ke_cli.results.reader import Run, find_runs, read_run
+from ke_cli.results.parallel import read_runs
+from ke_cli.results.reader import Run, find_runs
 from ke_cli.results.text import printable
 
 EXAMPLES = """examples:
@@ -118,7 +119,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _summarize(arguments: argparse.Namespace, complaints: Console) -> int:
     paths = arguments.paths or [Path("outputs")]
-    found = [read_run(path) for path in find_runs(paths)]
+    found = read_runs(find_runs(paths))
     _complain(paths, found, complaints)
     runs = select(found, arguments.where)
     view, is_plot = _view(arguments), bool(arguments.scatter or arguments.curve)

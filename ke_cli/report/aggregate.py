@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,9 @@ import numpy as np
 
 from ke_cli.report.rows import Row
 from ke_cli.report.statistics import FloatArray, IntArray, Sample, bootstrap, derive, join
-from ke_cli.results.journal import CaseLine
+from ke_cli.results.cases import CaseTable
 from ke_cli.results.reader import Run
 from ke_cli.results.record import ColumnRecord
-
-Index = Mapping[str, int]
-"""Case id to its place in the arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +47,23 @@ def compare(rows: Sequence[Row], *, all_cases: bool = False) -> Comparison:
         rows: At least one; each with a finished case.
         all_cases: Do not look for common cases.
     """
-    ids, mismatched = (_all_ids(rows), ()) if all_cases else common_cases(rows)
+    everything = _all_ids(rows)
+    ids, mismatched = (everything, ()) if all_cases else common_cases(rows)
     index = {case_id: place for place, case_id in enumerate(ids)}
     runs = [run for row in rows for run in row.runs]
     columns = merged_columns(runs)
     measured = [column for column in columns if column.kind in ("mean", "all_in_unit")]
-    values = [np.stack([_values(run, index, measured) for run in row.runs]) for row in rows]
-    clusters = join([_units(run, index) for run in runs])
-    samples = [
-        _with_derived(dict(zip((column.name for column in measured), row, strict=True)), columns)
-        for row in bootstrap(values, clusters)
-    ]
+    entries = [[_enter(run.done, index) for run in row.runs] for row in rows]
+    clusters = join([_partition(entry) for row in entries for entry in row])
+    samples = bootstrap((np.stack([_values(entry, measured) for entry in row]) for row in entries), clusters)
+    names = [column.name for column in measured]
     return Comparison(
         rows=tuple(rows),
         columns=tuple(columns),
-        samples=tuple(samples),
-        used=tuple(len(_ids(row) & index.keys()) for row in rows),
+        samples=tuple(_with_derived(dict(zip(names, row, strict=True)), columns) for row in samples),
+        used=tuple(np.unique(np.concatenate([entry.places for entry in row])).size for row in entries),
         cases=len(ids),
-        total=max(len(_all_ids(rows)), *(run.record.total for run in runs)),
+        total=max(len(everything), *(run.record.total for run in runs)),
         mismatched=mismatched,
         clusters=int(clusters.max(initial=-1)) + 1,
     )
@@ -85,64 +82,77 @@ def common_cases(rows: Sequence[Row]) -> tuple[list[str], tuple[str, ...]]:
 
     The two are disjoint; both are in the order of the first row.
     """
-    shared = set.intersection(*map(_ids, rows))
-    hashes: dict[str, set[str]] = {}
-    for case in (case for row in rows for run in row.runs for case in run.done):
-        hashes.setdefault(case.case_id, set()).add(case.prompts_sha256)
-    ordered = [case_id for case_id in hashes if case_id in shared]
+    shared = set.intersection(*({case_id for run in row.runs for case_id in run.done.ids} for row in rows))
+    asked = {pair for row in rows for run in row.runs for pair in zip(run.done.ids, run.done.prompts, strict=True)}
+    ways = Counter(case_id for case_id, _ in asked)
+    ordered = [case_id for case_id in _all_ids(rows[:1]) if case_id in shared]
     return (
-        [case_id for case_id in ordered if len(hashes[case_id]) == 1],
-        tuple(case_id for case_id in ordered if len(hashes[case_id]) > 1),
+        [case_id for case_id in ordered if ways[case_id] == 1],
+        tuple(case_id for case_id in ordered if ways[case_id] > 1),
     )
 
 
-def _ids(row: Row) -> set[str]:
-    return {case.case_id for run in row.runs for case in run.done}
-
-
 def _all_ids(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(case.case_id for row in rows for run in row.runs for case in run.done))
+    return list(dict.fromkeys(case_id for row in rows for run in row.runs for case_id in run.done.ids))
 
 
-def _values(run: Run, index: Index, columns: Sequence[ColumnRecord]) -> FloatArray:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """The cases of a run that enter a comparison of ``n`` cases, and where.
+
+    Args:
+        table: All finished cases of the run.
+        chosen: ``[e]``: which of them enter.
+        places: ``[e]``: the place of each among the ``n``.
+        units: ``[e]``: the number of the unit of each, 0 for the unit of the first case and so on.
+        n: How many cases are compared.
+    """
+
+    table: CaseTable
+    chosen: IntArray
+    places: IntArray
+    units: IntArray
+    n: int
+
+
+def _enter(table: CaseTable, index: Mapping[str, int]) -> _Entry:
+    """Look up the cases of a run in ``index``, case id to place."""
+    places = np.array([index.get(case_id, -1) for case_id in table.ids], dtype=np.intp)
+    chosen = np.flatnonzero(places >= 0)
+    numbers: dict[str, int] = {}
+    units = [numbers.setdefault(table.units[case], len(numbers)) for case in chosen.tolist()]
+    return _Entry(table, chosen, places[chosen], np.array(units, dtype=np.intp), len(index))
+
+
+def _values(entry: _Entry, columns: Sequence[ColumnRecord]) -> FloatArray:
     """Return the measured columns of a run, ``[n, m]``, NaN where it has no value."""
-    cases = [case for case in run.done if case.case_id in index]
-    values = np.full((len(index), len(columns)), np.nan)
+    values = np.full((entry.n, len(columns)), np.nan)
     for place, column in enumerate(columns):
-        found = _unit_shares(cases, column.of) if column.kind == "all_in_unit" else _plain(cases, column.name)
-        for case_id, value in found.items():
-            values[index[case_id], place] = value
+        is_share = column.kind == "all_in_unit"
+        found = _unit_shares(entry, column.of) if is_share else entry.table.column(column.name)[entry.chosen]
+        values[entry.places, place] = found
     return values
 
 
-def _plain(cases: Sequence[CaseLine], name: str) -> dict[str, float]:
-    found = ((case.case_id, case.metrics.get(name)) for case in cases)
-    return {case_id: value for case_id, value in found if value is not None}
-
-
-def _unit_shares(cases: Sequence[CaseLine], of: Sequence[str]) -> dict[str, float]:
-    """Return, under the first case of each whole unit, 1 if all its cases have the value 1, otherwise 0.
+def _unit_shares(entry: _Entry, of: Sequence[str]) -> FloatArray:
+    """Return, ``[e]``, for the first case of each whole unit 1 if all its cases have the value 1, otherwise 0.
 
     As a column with one value per unit it is averaged and resampled like any other.
     """
-    units: dict[str, list[CaseLine]] = {}
-    for case in cases:
-        units.setdefault(case.unit, []).append(case)
-    shares: dict[str, float] = {}
-    for members in units.values():
-        values = [value for name in of[:1] for value in _plain(members, name).values()]
-        if values and len(members) == members[0].unit_size:
-            shares[members[0].case_id] = float(min(values) >= 1)
+    units, first = np.unique(entry.units, return_index=True)
+    lowest = np.full(len(units), np.nan)
+    for name in of[:1]:
+        np.fmin.at(lowest, entry.units, entry.table.column(name)[entry.chosen])
+    whole = np.bincount(entry.units) == entry.table.sizes[entry.chosen[first]]
+    shares = np.full(len(entry.units), np.nan)
+    shares[first] = np.where(whole & ~np.isnan(lowest), lowest >= 1, np.nan)
     return shares
 
 
-def _units(run: Run, index: Index) -> IntArray:
+def _partition(entry: _Entry) -> IntArray:
     """Return the number of the unit of each case, ``[n]``, -1 for cases the run has not finished."""
-    numbers: dict[str, int] = {}
-    units = np.full(len(index), -1, dtype=np.intp)
-    for case in run.done:
-        if case.case_id in index:
-            units[index[case.case_id]] = numbers.setdefault(case.unit, len(numbers))
+    units = np.full(entry.n, -1, dtype=np.intp)
+    units[entry.places] = entry.units
     return units
 
 

@@ -65,7 +65,7 @@ def _unfinished(row: Row) -> Iterator[str]:
 
 def _progress(run: Run) -> str:
     of = f" of {run.record.total:,}" if run.record.total else ""
-    return f"{len(run.cases):,}{of} cases done"
+    return f"{run.count:,}{of} cases done"
 
 
 def _failures(row: Row) -> Iterator[str]:

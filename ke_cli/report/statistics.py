@@ -8,7 +8,7 @@ Shapes: ``r`` resamples, ``s`` runs that share a row, ``n`` cases, ``k`` cluster
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -128,7 +128,7 @@ def join(partitions: Sequence[IntArray]) -> IntArray:
     return clusters if clusters.max(initial=0) > 0 else np.arange(n)
 
 
-def bootstrap(rows: Sequence[FloatArray], clusters: IntArray) -> list[list[Sample]]:
+def bootstrap(rows: Iterable[FloatArray], clusters: IntArray) -> list[list[Sample]]:
     """Estimate the mean of every column of every row, on the same resamples of whole clusters.
 
     Args:
@@ -138,23 +138,37 @@ def bootstrap(rows: Sequence[FloatArray], clusters: IntArray) -> list[list[Sampl
     Returns:
         For each row, one sample per column.
     """
-    # Runs that share a row and columns of different rows are columns of one wide table from here on.
-    values = np.concatenate([row.sum(axis=0, where=~np.isnan(row)) for row in rows], axis=1)
-    counts = np.concatenate([(~np.isnan(row)).sum(axis=0) for row in rows], axis=1)
     k = int(clusters.max(initial=-1)) + 1
-    sums, sizes = _cluster_sums(values, clusters, k), _cluster_sums(counts, clusters, k)
-    points = _ratio(sums.sum(axis=0), sizes.sum(axis=0))
-    draws = _ratio(*np.split(_resampled(np.concatenate([sums, sizes], axis=1)), 2, axis=1))
-    n, spread = (counts > 0).sum(axis=0), (sizes > 0).sum(axis=0)
+    parts, counts = [], []
+    for row in rows:
+        parts.append(_cluster_sums(np.nansum(row, axis=0), clusters, k))
+        counts.append((~np.isnan(row)).sum(axis=0, dtype=np.int32))
+    # Columns of different rows are columns of one wide table from here on; behind them stand the sizes.
+    kinds, kind = _distinct(np.concatenate(counts, axis=1))
+    sizes = _cluster_sums(kinds, clusters, k)
+    table = np.concatenate([*parts, sizes], axis=1)
+    points, draws = _means(table.sum(axis=0), kind), _means(_resampled(table), kind)
+    n, spread = (kinds > 0).sum(axis=0)[kind], (sizes > 0).sum(axis=0)[kind]
     wide = [Sample(float(points[i]), draws[:, i], int(n[i]), int(spread[i])) for i in range(len(points))]
-    ends = np.cumsum([row.shape[2] for row in rows])
-    return [wide[end - row.shape[2] : end] for row, end in zip(rows, ends, strict=True)]
+    ends = np.cumsum([part.shape[1] for part in parts])
+    return [wide[end - part.shape[1] : end] for part, end in zip(parts, ends, strict=True)]
+
+
+def _distinct(columns: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], IntArray]:
+    """Return the different ones among the columns, ``[n, d]``, and which of them each column is, ``[m]``.
+
+    Which cases have a value is mostly the same in all rows, so it need not be resampled for each of them.
+    """
+    places: dict[bytes, int] = {}
+    which = np.array([places.setdefault(column.tobytes(), len(places)) for column in columns.T], dtype=np.intp)
+    return columns[:, np.unique(which, return_index=True)[1]], which
 
 
 def _cluster_sums(values: npt.NDArray[np.generic], clusters: IntArray, k: int) -> FloatArray:
     """Add up ``[n, m]`` to ``[k, m]``."""
-    sums = np.zeros((k, values.shape[1]))
-    np.add.at(sums, clusters, values)
+    sums = np.empty((k, values.shape[1]))
+    for place, column in enumerate(values.T):
+        sums[:, place] = np.bincount(clusters, weights=column, minlength=k)
     return sums
 
 
@@ -172,6 +186,16 @@ def _resampled(table: FloatArray) -> FloatArray:
     return np.concatenate(parts)
 
 
-def _ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:
+def _means(table: FloatArray, kind: IntArray) -> FloatArray:
+    """Divide sums by sizes.
+
+    Args:
+        table: ``[..., m + d]``: the sum of each column, behind them the different sizes.
+        kind: ``[m]``: which of the sizes is that of each column.
+
+    Returns:
+        ``[..., m]``, NaN where the size is 0.
+    """
+    m = len(kind)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return sums / counts
+        return np.asarray(table[..., :m] / table[..., m:][..., kind])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from ke_cli.results.cases import CaseTable
 from ke_cli.results.journal import CASES_FILE, Block, CaseLine, scan, without_tail
 from ke_cli.results.record import RUN_FILE, RunRecord
 from ke_cli.results.strict_json import load_object
@@ -28,13 +29,16 @@ class Run:
     Args:
         path: The directory.
         record: What ``run.json`` says; status ``unreadable`` when it cannot be used.
-        cases: One line per case, each ``case_id`` once, all values finite or None.
+        done: The cases that were finished, each ``case_id`` once (as in ``failed``), with the values that the
+            columns of the record are made of, all finite or missing.
+        failed: The cases that failed.
         problems: What was wrong with the files, for people.
     """
 
     path: Path
     record: RunRecord
-    cases: tuple[CaseLine, ...]
+    done: CaseTable
+    failed: tuple[CaseLine, ...]
     problems: list[str]
 
     @property
@@ -43,19 +47,19 @@ class Run:
         return self.record.status != "unreadable"
 
     @property
-    def done(self) -> tuple[CaseLine, ...]:
-        """The cases that were finished."""
-        return tuple(case for case in self.cases if case.ok)
+    def cases(self) -> tuple[CaseLine, ...]:
+        """All cases as lines, the finished ones first."""
+        return (*self.done, *self.failed)
 
     @property
-    def failed(self) -> tuple[CaseLine, ...]:
-        """The cases that failed."""
-        return tuple(case for case in self.cases if not case.ok)
+    def count(self) -> int:
+        """How many cases were finished or failed."""
+        return len(self.done) + len(self.failed)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to compute."""
-        return self.record.status == "complete" and len(self.cases) >= self.record.total
+        return self.record.status == "complete" and self.count >= self.record.total
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -91,7 +95,15 @@ def read_run(path: Path) -> Run:
     except (ValueError, OSError) as error:
         problems.append(f"{RUN_FILE}: {_reason(error)}")
     cases = () if problems else _read_cases(path / CASES_FILE, record.status, problems)
-    return Run(path, record, cases, problems)
+    done = CaseTable.gather([case for case in cases if case.ok], _measured(record))
+    return Run(path, record, done, tuple(case for case in cases if not case.ok), problems)
+
+
+def _measured(record: RunRecord) -> frozenset[str]:
+    """Return the values of a case that numbers of tables are made of."""
+    plain = (column.name for column in record.columns if column.kind == "mean")
+    shared = (source for column in record.columns if column.kind == "all_in_unit" for source in column.of[:1])
+    return frozenset((*plain, *shared))
 
 
 def _open_plain(path: Path) -> BinaryIO:
@@ -158,8 +170,8 @@ def _unique(blocks: Iterable[Block], counts: Counter[str]) -> Iterator[CaseLine]
 
 
 def _finite(case: CaseLine, counts: Counter[str]) -> CaseLine:
-    bad = [key for key, value in case.metrics.items() if value is not None and not math.isfinite(value)]
-    if not bad:
+    if all(map(math.isfinite, filter(None, case.metrics.values()))):
         return case
+    bad = [key for key, value in case.metrics.items() if value is not None and not math.isfinite(value)]
     counts["value(s) left out that are not finite"] += len(bad)
     return replace(case, metrics={**case.metrics, **dict.fromkeys(bad)})

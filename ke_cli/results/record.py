@@ -16,7 +16,7 @@ from ke_cli.results.text import printable
 RUN_FILE = "run.json"
 STATUSES = ("running", "complete", "interrupted", "failed")
 KINDS = ("mean", "harmonic", "arithmetic", "all_in_unit")
-OPERATIONAL = frozenset({"device", "output_dir", "batch_tokens", "dry_run", "resume", "progress"})
+OPERATIONAL = frozenset({"device", "output_dir", "batch_tokens", "dry_run", "resume", "progress", "unedited_cache"})
 """Settings that say how a run was computed, not what; needed for records that do not tell their identity."""
 
 Scalar = str | float | int | bool | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ke_cli.results.files import write_atomic
@@ -34,12 +34,17 @@ def recover(path: Path) -> Recovered:
     if not path.exists():
         return Recovered(frozenset(), frozenset(), ())
     with path.open("rb") as stream:
-        blocks = list(scan(stream, whole=True))
+        blocks = [_light(block) for block in scan(stream, whole=True)]
     kept = [block for block in blocks if block.complete]
     rejected = [block for block in without_tail(blocks) if not block.complete]
     notes = [*_reject(path, kept, rejected), *_cut(path, kept)]
     done = frozenset(block.lines[0].unit for block in kept if block.ok)
     return Recovered(done, frozenset(block.lines[0].unit for block in kept) - done, tuple(notes))
+
+
+def _light(block: Block) -> Block:
+    """The block without its numbers, which only tables need, so that a long log fits into little memory."""
+    return replace(block, lines=tuple(replace(line, metrics={}, prompts_sha256="") for line in block.lines))
 
 
 def _reject(path: Path, kept: Sequence[Block], rejected: Sequence[Block]) -> Iterator[str]:

@@ -86,8 +86,10 @@ class RunStore:
         outcomes = self._outcomes([decode(text, whole=False) for text in texts])
         with explained(self.directory / CASES_FILE):
             self._write(b"".join(texts))
-        self.done_units |= {unit for unit, ok in outcomes.items() if ok}
-        self.failed_units = (self.failed_units | outcomes.keys()) - self.done_units
+        for unit, ok in outcomes.items():  # in place: a copy per call would cost more with every unit stored
+            (self.done_units if ok else self.failed_units).add(unit)
+            if ok:
+                self.failed_units.discard(unit)
 
     def _outcomes(self, lines: Sequence[CaseLine]) -> dict[str, bool]:
         outcomes: dict[str, bool] = {}
