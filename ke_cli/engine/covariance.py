@@ -5,16 +5,15 @@ Source: MEMIT, arXiv 2210.07229, equation 15; that a few times ``m`` tokens suff
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ke_cli.engine.forward import Padded, by_rows, hooked, run, stopping
-from ke_cli.engine.tokens import encode
+from ke_cli.engine.batching import Budget
+from ke_cli.engine.moments import Checkpoint, Moments, Pass
+from ke_cli.engine.shelf import Shelf
 from ke_cli.errors import UnitError, UserError
 from ke_cli.models.editable import EditableModel
 
@@ -26,37 +25,109 @@ NEARLY = 1e-6
 """Share of a key's own direction left without it, under which a matrix is factored anew rather than updated."""
 
 
-@dataclass(frozen=True, eq=False)
-class Covariance:
-    """A symmetric positive definite second moment ``[m, m]`` with its Cholesky factor, made once.
+class Keeper(Protocol):
+    """Where the decompositions of a matrix outlive the process."""
 
-    Args:
-        matrix: ``[m, m]``, float32 or float64.
-        name: What it is, for error messages.
+    def kept(self, part: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What ``make`` returns for a part (``factor`` or ``eigen``), now or earlier."""
+
+    def of(self, change: str) -> Keeper:
+        """The same for a matrix that comes from this one by a change which the words identify."""
+
+
+class Covariance:
+    """A symmetric positive definite second moment ``[m, m]`` and its decompositions, each made when it is needed.
+
+    Matrix, factor and eigenvectors lie on a shelf: what is dropped there for want of room is made (or read) again.
+    They are gigabytes each for a wide model, so nothing else holds on to them.
     """
 
-    matrix: Tensor
-    name: str
+    def __init__(
+        self,
+        matrix: Tensor | Callable[[], Tensor],
+        name: str,
+        *,
+        width: int | None = None,
+        shelf: Shelf | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """Describe a matrix.
 
-    @cached_property
+        Args:
+            matrix: ``[m, m]``, float32 or float64, or what returns it.
+            name: What it is, for error messages.
+            width: ``m``, if it is known before the matrix is.
+            shelf: One shared with others; its own without a limit where none is given.
+            keeper: Where decompositions are kept on disk.
+        """
+        self.name = name
+        self._source: Callable[[], Tensor] = (lambda: matrix) if isinstance(matrix, Tensor) else matrix
+        self._width = width
+        self._trace: float | None = None
+        self._shelf = Shelf() if shelf is None else shelf
+        self._keeper = keeper
+        self._key = object()  # its own name on a shelf that is shared
+
+    def on(self, shelf: Shelf) -> Covariance:
+        """The same matrix on another shelf."""
+        return Covariance(self._source, self.name, width=self._width, shelf=shelf, keeper=self._keeper)
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix ``[m, m]``."""
+        return self._shelf.get((self._key, "matrix"), self._source)
+
+    @property
+    def width(self) -> int:
+        """``m``."""
+        if self._width is None:
+            self._width = len(self.matrix)
+        return self._width
+
+    @property
+    def trace(self) -> float:
+        """The sum of the diagonal, in float64; read once."""
+        if self._trace is None:
+            self._trace = float(self.matrix.diagonal().double().sum())
+        return self._trace
+
+    @property
     def factor(self) -> Tensor:
         """Lower Cholesky factor ``[m, m]`` in float64.
 
         Raises:
             UserError: If the matrix is singular to working precision: never a silent inverse.
         """
-        factor, info = torch.linalg.cholesky_ex(self.matrix.double())
+        return self._decomposition("factor", self._factored)["transposed"].T
+
+    @property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues ``[m]``, ascending, and eigenvectors ``[m, m]`` in columns, in float64."""
+        found = self._decomposition("eigen", self._diagonalised)
+        return found["values"], found["transposed"].T
+
+    def _decomposition(self, part: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """A part from the shelf, the disk, or made now."""
+        keeper = self._keeper
+        return self._shelf.get((self._key, part), make if keeper is None else lambda: keeper.kept(part, make))
+
+    def _exact(self) -> Tensor:
+        """The matrix in float64, with room made for a decomposition of it."""
+        matrix = self.matrix
+        self._shelf.make_room(8 * self.width**2)
+        return matrix.double()
+
+    def _factored(self) -> dict[str, Tensor]:
+        """The factor as its transpose, which is how it lies in memory (columns first)."""
+        factor, info = torch.linalg.cholesky_ex(self._exact())
         pivots = factor.diagonal().square()
         if int(info) or not bool(pivots.min() > SINGULAR * pivots.max()):
             raise self._singular()
-        lower: Tensor = factor
-        return lower
+        return {"transposed": factor.T.contiguous()}
 
-    @cached_property
-    def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues ``[m]``, ascending, and eigenvectors ``[m, m]`` in columns, in float64."""
-        values, vectors = torch.linalg.eigh(self.matrix.double())
-        return values, vectors
+    def _diagonalised(self) -> dict[str, Tensor]:
+        values, vectors = torch.linalg.eigh(self._exact())
+        return {"values": values, "transposed": vectors.T.contiguous()}
 
     def solve(self, keys: Tensor, *, without: Tensor | None = None) -> Tensor:
         """``C^-1 K`` in float64 for keys ``[m, n]``; on request ``(C - Q Q^T)^-1 K`` from the same factor.
@@ -69,15 +140,29 @@ class Covariance:
             UserError: If ``C`` itself is singular.
             UnitError: If nothing positive definite is left without those keys.
         """
-        solved: Tensor = torch.cholesky_solve(keys.double(), self.factor)
+        solved = self._solved(keys.double())
         if without is None:
             return solved
-        removed = torch.cholesky_solve(without.double(), self.factor)  # C^-1 Q
+        removed = self._solved(without.double())  # C^-1 Q
         inner = torch.eye(without.shape[1], dtype=torch.float64, device=without.device) - without.double().T @ removed
         if not bool(torch.linalg.eigvalsh(inner).min() > NEARLY):  # the short cut would lose digits
             return self._without(without).solve(keys)
         solved += removed @ torch.linalg.solve(inner, removed.T @ keys.double())
         return solved
+
+    def half_solve(self, keys: Tensor) -> Tensor:
+        """``L^-1 K`` in float64 for keys ``[m, n]``, ``C = L L^T``: its Gram matrix is ``K^T C^-1 K``."""
+        half: Tensor = torch.linalg.solve_triangular(self.factor, keys.double(), upper=False)
+        return half
+
+    def other_half(self, half: Tensor) -> Tensor:
+        """``C^-1 K`` from ``L^-1 K`` ``[m, n]``."""
+        solved: Tensor = torch.linalg.solve_triangular(self.factor.T, half, upper=True)
+        return solved
+
+    def _solved(self, keys: Tensor) -> Tensor:
+        """``C^-1 K``; two triangular solves, which copy no factor as `torch.cholesky_solve` does at every call."""
+        return self.other_half(self.half_solve(keys))
 
     def _without(self, keys: Tensor) -> Covariance:
         """``C - Q Q^T``, factored anew."""
@@ -91,19 +176,32 @@ class Covariance:
     def _singular(self) -> UserError:
         return UserError(
             f"the {self.name} is singular, so its inverse means nothing",
-            where=f"{self.matrix.shape[0]} x {self.matrix.shape[0]} matrix of second moments of keys",
+            where=f"{self.width} x {self.width} matrix of second moments of keys",
             allowed="statistics of well more tokens (or reference prompts) than the MLP is wide",
             hint="statistics.tokens_per_width=10, or another statistics.text, or a method without C^-1",
         )
 
     def shifted(self, ridge: float) -> Covariance:
         """``C + ridge I``."""
-        exact = self.matrix.double()
-        return Covariance(exact + ridge * torch.eye(len(exact), dtype=exact.dtype, device=exact.device), self.name)
 
-    def plus(self, other: Tensor, name: str) -> Covariance:
+        def make() -> Tensor:
+            exact = self.matrix.to(torch.float64, copy=True)
+            exact.diagonal().add_(ridge)
+            return exact
+
+        return self._derived(make, self.name, f"plus {ridge!r} on the diagonal")
+
+    def plus(self, other: Tensor | Callable[[], Tensor], name: str) -> Covariance:
         """The sum with another second moment ``[m, m]``."""
-        return Covariance(self.matrix.double() + other.double(), name)
+
+        def make() -> Tensor:
+            return self.matrix.double() + (other if isinstance(other, Tensor) else other()).double()
+
+        return Covariance(make, name, width=self._width, shelf=self._shelf)
+
+    def _derived(self, make: Callable[[], Tensor], name: str, change: str) -> Covariance:
+        keeper = self._keeper and self._keeper.of(change)
+        return Covariance(make, name, width=self._width, shelf=self._shelf, keeper=keeper)
 
 
 @torch.no_grad()
@@ -114,9 +212,10 @@ def collect(
     *,
     tokens: int,
     max_length: int,
-    budget: int,
-) -> tuple[dict[int, Tensor], int]:
-    """Second moments of the keys of several layers from one pass over text, stopping behind the deepest layer.
+    budget: int | Budget,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Mapping[int, Tensor], int]:
+    """Second moments of the keys of several layers from one pass over text, stopping at the deepest layer's key.
 
     Args:
         model: The model.
@@ -126,56 +225,18 @@ def collect(
         tokens: Number of tokens.
         max_length: Longer texts are cut.
         budget: Tokens per batch.
+        checkpoint: Where the pass is taken up again if it was interrupted, and saved on the way.
 
     Returns:
-        Per layer ``E[k k^T]`` ``[m, m]`` (summed in float64 on the CPU, float32 elsewhere) and the tokens seen.
+        Per layer ``E[k k^T]`` ``[m, m]`` (see `ke_cli.engine.moments` for the precision), put together when it is
+        asked for, and the tokens seen.
 
     Raises:
         UserError: If the texts hold no token at all.
+        OutOfMemory: If a single text does not fit into memory.
     """
-    sums: dict[int, Tensor] = {}
-    seen = 0
-    for rows in _batches(model, texts, tokens, max_length, budget):
-        padded = Padded.of(rows, model.device)
-        seen += int(padded.mask.sum())
-        hooks = [(model.projection(layer), _summing(sums, layer, padded.mask.bool())) for layer in layers]
-        deepest = model.layer(max(layers))
-        with hooked(hooks), stopping(deepest):
-            run(model, padded)
+    going = Pass(model, layers, tokens, max_length, Budget.of(budget))
+    seen = going.run(texts, checkpoint)
     if not seen:
         raise UserError("the statistics text is empty", hint="statistics.text=FILE with plain text")
-    return {layer: (total + total.T) / (2 * seen) for layer, total in sums.items()}, seen
-
-
-def _summing(sums: dict[int, Tensor], layer: int, mask: Tensor) -> Any:
-    def add(_module: nn.Module, args: tuple[Tensor, ...], _kwargs: Any, _output: Any) -> None:
-        keys = by_rows(args[0], len(mask))[mask]  # [tokens, m]
-        keys = keys.double() if keys.device.type == "cpu" else keys.float()
-        if layer in sums:
-            sums[layer].addmm_(keys.T, keys)
-        else:
-            sums[layer] = keys.T @ keys
-
-    return add
-
-
-def _batches(
-    model: EditableModel, texts: Iterable[str], tokens: int, max_length: int, budget: int
-) -> Iterator[list[tuple[int, ...]]]:
-    """Rows of at most ``max_length`` tokens, ``budget`` padded tokens a batch, ``tokens`` tokens in all."""
-    batch: list[tuple[int, ...]] = []
-    longest, left = 0, tokens
-    for text in texts:
-        ids = encode(model.tokenizer, text).ids[: min(max_length, left)]
-        if not ids:
-            continue
-        if batch and max(longest, len(ids)) * (len(batch) + 1) > budget:
-            yield batch
-            batch, longest = [], 0
-        batch.append(ids)
-        longest = max(longest, len(ids))
-        left -= len(ids)
-        if left <= 0:
-            break
-    if batch:
-        yield batch
+    return Moments(going.sums, seen), seen

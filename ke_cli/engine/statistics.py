@@ -1,29 +1,36 @@
-"""Covariances kept on disk, under everything that changes their value."""
+"""Covariances kept on disk, under everything that changes their value; with them what is costly to make of them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ke_cli.data.text import TextSource
+from ke_cli.engine.batching import Budget
 from ke_cli.engine.covariance import Covariance, collect
+from ke_cli.engine.kept import Kept, short_hash
 from ke_cli.errors import UserError
 from ke_cli.models.editable import EditableModel
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+
+WORTH_KEEPING: Mapping[tuple[str, str], int] = {
+    ("factor", "cpu"): 4096,
+    ("eigen", "cpu"): 1024,
+    ("eigen", "cuda"): 4096,
+}
+"""Width from which reading a part of a covariance is well faster than making it; a GPU factors faster than a disk."""
 
 
 @dataclass(frozen=True)
@@ -55,91 +62,182 @@ class StatisticsStore:
         folder: Cache folder; one file per layer, named by the hash of its identity, which the file repeats.
         spec: What they are made from.
         budget: Tokens per batch.
+        save_every: Seconds after which an unfinished pass over the text is saved, to be taken up after a crash.
     """
 
     folder: Path
     spec: StatisticsSpec
-    budget: int
+    budget: int | Budget
+    save_every: float = 60.0
+    _checked: dict[Path, tuple[int, int]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def covariances(self, model: EditableModel, layers: Sequence[int]) -> dict[int, Covariance]:
-        """Covariances of ``layers``: from the cache, the missing ones computed together in one pass."""
-        wanted = {layer: self._identity(model, layer) for layer in layers}
-        found = {layer: self._load(identity) for layer, identity in wanted.items()}
-        missing = [layer for layer, matrix in found.items() if matrix is None]
+        """Covariances of ``layers``, each read when it is used; those not on disk are computed now, in one pass."""
+        text = self.spec.text.identity()  # reads all of it
+        wanted = {layer: self._identity(model, layer, text) for layer in layers}
+        missing = [layer for layer, identity in wanted.items() if self._file(identity).notes() is None]
         if missing:
-            found.update(self._compute(model, missing, wanted))
-        return {
-            layer: Covariance(matrix.to(model.device), f"covariance of layer {layer}")
-            for layer, matrix in found.items()
-            if matrix is not None
-        }
+            self._compute(model, missing, wanted)
+        return {layer: self._covariance(model, layer, identity) for layer, identity in wanted.items()}
 
-    def _compute(self, model: EditableModel, layers: list[int], wanted: dict[int, dict[str, Any]]) -> dict[int, Tensor]:
+    def _covariance(self, model: EditableModel, layer: int, identity: dict[str, Any]) -> Covariance:
+        notes, width = self._file(identity).notes() or {}, _width(model, layer)
+        keeper = Decompositions(self, {"matrix": notes.get("sha256"), **identity}, model.device, width)
+        read = partial(self._read, model, layer, identity)
+        return Covariance(read, f"covariance of layer {layer}", width=width, keeper=keeper)
+
+    def _read(self, model: EditableModel, layer: int, identity: dict[str, Any]) -> Tensor:
+        """The matrix of a layer from disk; if its file was damaged, from the text."""
+        found = self.load(self._file(identity))
+        if found is None:
+            self._compute(model, [layer], {layer: identity})
+            found = self.load(self._file(identity))
+        if found is None:
+            raise UserError("the covariance statistics were stored and cannot be read back", where=str(self.folder))
+        return found["covariance"].to(model.device, copy=True)  # a mapped file must not change under a run
+
+    def _compute(self, model: EditableModel, layers: list[int], wanted: dict[int, dict[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
-            found = {layer: self._load(wanted[layer]) for layer in layers}  # another process may have been faster
-            missing = [layer for layer, matrix in found.items() if matrix is None]
-            if missing:
-                tokens = wanted[missing[0]]["tokens"]
-                log.debug("covariance of layers %s from %d tokens of %s", missing, tokens, self.spec.text.source)
-                texts = self.spec.text.documents()
-                matrices, seen = collect(
-                    model, missing, texts, tokens=tokens, max_length=self.spec.max_length, budget=self.budget
-                )
-                for layer, matrix in matrices.items():
-                    exact = matrix.to(device="cpu", dtype=torch.float32).contiguous()
-                    self._save(wanted[layer], exact, seen)
-                    found[layer] = exact
-        return {layer: matrix for layer, matrix in found.items() if matrix is not None}
+            # another process may have been faster
+            missing = [layer for layer in layers if self.load(self._file(wanted[layer])) is None]
+            if not missing:
+                return
+            tokens = wanted[missing[0]]["tokens"]
+            log.debug("covariance of layers %s from %d tokens of %s", missing, tokens, self.spec.text.source)
+            checkpoint = self._checkpoint(model, [wanted[layer] for layer in missing])
+            matrices, seen = collect(
+                model,
+                missing,
+                self.spec.text.documents(),
+                tokens=tokens,
+                max_length=self.spec.max_length,
+                budget=self.budget,
+                checkpoint=checkpoint,
+            )
+            for layer, matrix in matrices.items():
+                self._save(self._file(wanted[layer]), matrix.to(device="cpu", dtype=torch.float32).contiguous(), seen)
+            checkpoint.remove()
 
-    def _identity(self, model: EditableModel, layer: int) -> dict[str, Any]:
-        width = model.weight(model.projection_name(layer)).shape[1]
+    def _identity(self, model: EditableModel, layer: int, text: str | None = None) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "model": model.fingerprint,
             "module": model.projection_name(layer),
-            "text": self.spec.text.identity(),
-            "tokens": self.spec.count(width),
+            "text": text or self.spec.text.identity(),
+            "tokens": self.spec.count(_width(model, layer)),
             "max_length": self.spec.max_length,
             "dtype": str(model.hf.dtype),
         }
 
     def _path(self, identity: dict[str, Any]) -> Path:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"covariance-{digest[:24]}.safetensors"
+        return self.folder / f"covariance-{short_hash(identity)}.safetensors"
 
-    def _load(self, identity: dict[str, Any]) -> Tensor | None:
-        path = self._path(identity)
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                kept = file.metadata() or {}
-                matrix: Tensor = file.get_tensor("covariance")
-        except (SafetensorError, OSError) as error:
-            log.warning("statistics file %s is damaged (%s): computing it again", path, error)
-            return None
-        digest = hashlib.sha256(matrix.numpy().tobytes()).hexdigest()
-        if json.loads(kept.get("identity", "{}")) != identity or kept.get("sha256") != digest:
-            log.warning("statistics file %s does not hold what its name says: computing it again", path)
-            return None
-        return matrix
+    def _file(self, identity: dict[str, Any]) -> Kept:
+        return Kept(self._path(identity), identity)
 
-    def _save(self, identity: dict[str, Any], matrix: Tensor, seen: int) -> None:
-        path = self._path(identity)
-        metadata = {
-            "identity": json.dumps(identity, sort_keys=True),
-            "tokens_seen": str(seen),
-            "sha256": hashlib.sha256(matrix.numpy().tobytes()).hexdigest(),
-        }
-        temporary = path.with_suffix(".tmp")
+    def _checkpoint(self, model: EditableModel, identities: list[dict[str, Any]]) -> CheckpointFile:
+        """One file for each model and text: a pass over other layers takes its place."""
+        common = {key: value for key, value in identities[0].items() if key != "module"}
+        path = self.folder / f"unfinished-{short_hash(common)}.safetensors"
+        identity = {"layers": identities, "device": model.device.type}
+        return CheckpointFile(Kept(path, identity, "beginning anew"), self.save_every)
+
+    def load(self, file: Kept) -> dict[str, Tensor] | None:
+        """Read a file, and its checksum unless this process has compared that before."""
+        if not file.path.is_file():
+            return None
+        stamp = file.path.stat()
+        known = self._checked.get(file.path) == (stamp.st_mtime_ns, stamp.st_size)
+        found = file.load(check=not known)
+        if found is not None:
+            self._checked[file.path] = (stamp.st_mtime_ns, stamp.st_size)
+        return found
+
+    def _save(self, file: Kept, matrix: Tensor, seen: int) -> None:
         try:
-            save_file({"covariance": matrix}, temporary, metadata=metadata)
-            temporary.replace(path)
-        except (SafetensorError, OSError) as error:
-            temporary.unlink(missing_ok=True)
+            file.save({"covariance": matrix}, tokens_seen=str(seen))
+        except OSError as error:
             raise UserError(
                 f"the covariance statistics could not be stored: {error}",
                 where=str(self.folder),
                 hint="free some space, or set KE_CACHE to another folder",
             ) from error
+
+
+@dataclass(frozen=True)
+class Decompositions:
+    """Factors and eigenvectors on disk, beside the covariance they belong to.
+
+    Args:
+        store: Where.
+        identity: Of the covariance, with its checksum.
+        device: Where they are used.
+        width: ``m``.
+    """
+
+    store: StatisticsStore
+    identity: Mapping[str, Any]
+    device: torch.device
+    width: int
+
+    def of(self, change: str) -> Decompositions:
+        """The same for the covariance after a change."""
+        return replace(self, identity={**self.identity, "change": change})
+
+    def kept(self, part: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """A part from disk, or made and (if it is costly) put there; a full disk is no error."""
+        if self.width < WORTH_KEEPING.get((part, self.device.type), self.width + 1):
+            return make()
+        identity = {"part": part, **self.identity}
+        file = Kept(self.store.folder / f"{part}-{short_hash(identity)}.safetensors", identity)
+        found = self.store.load(file)
+        if found is not None:
+            return {name: tensor.to(self.device) for name, tensor in found.items()}
+        made = make()
+        try:
+            file.save({name: tensor.cpu() for name, tensor in made.items()})
+        except OSError as error:
+            log.warning("the %s of a covariance could not be stored (%s): it will be computed again", part, error)
+        return made
+
+
+@dataclass(eq=False)
+class CheckpointFile:
+    """An unfinished pass on disk.
+
+    Args:
+        file: The file.
+        every: Seconds between two savings; more where saving itself takes over a thirtieth of that.
+    """
+
+    file: Kept
+    every: float
+    _last: float = field(default_factory=lambda: time.monotonic())
+    _took: float = 0.0
+
+    def load(self) -> dict[str, Tensor] | None:
+        """What was saved last, if it is of the same pass and whole."""
+        return self.file.load()
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._last >= max(self.every, 30 * self._took)
+
+    def save(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the place of what was saved before; a full disk is no error."""
+        began = time.monotonic()
+        try:
+            self.file.save(tensors)
+        except OSError as error:
+            log.warning("an unfinished pass over the statistics text could not be saved: %s", error)
+        self._last = time.monotonic()
+        self._took = self._last - began
+
+    def remove(self) -> None:
+        """Nothing is unfinished any more."""
+        self.file.path.unlink(missing_ok=True)
+
+
+def _width(model: EditableModel, layer: int) -> int:
+    return int(model.weight(model.projection_name(layer)).shape[1])

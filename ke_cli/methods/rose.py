@@ -76,8 +76,7 @@ class Rose(Integrating):
         if self.constraint == "nullspace":
             return projected_solve(self._open(bench, layer), weight, keys)
         covariance = self.covariance(bench, layer)
-        matrix = covariance.matrix
-        return regularised_solve(covariance, weight * len(matrix) / float(matrix.double().trace()), keys)
+        return regularised_solve(covariance, weight * covariance.width / covariance.trace, keys)
 
     def _open(self, bench: Workbench, layer: int) -> Tensor:
         """Orthonormal basis of the directions that may be written to."""

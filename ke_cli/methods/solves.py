@@ -16,11 +16,23 @@ from ke_cli.errors import UserError
 def regularised_solve(covariance: Covariance, weight: float, keys: Tensor) -> Tensor:
     """``K^T (weight C + K K^T)^-1`` ``[n, m]`` (MEMIT, arXiv 2210.07229, equation 14).
 
-    Equal to ``(K^T C^-1 K + weight I)^-1 K^T C^-1``, which also holds for ``weight = 0``: equality constraints.
+    Equal to ``(K^T C^-1 K + weight I)^-1 K^T C^-1`` (Woodbury), which also holds for ``weight = 0``: equality
+    constraints. That needs the factor of ``C`` alone, made once for all facts; only for more keys than ``m`` is the
+    matrix of the facts factored itself.
     """
-    scaled = covariance.solve(keys)  # [m, n]
-    inner = keys.T @ scaled + weight * torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)  # [n, n]
-    solved: Tensor = torch.linalg.solve(inner, scaled.T)
+    if weight > 0 and keys.shape[1] > keys.shape[0]:
+        whole = (weight * covariance.matrix.double()).addmm_(keys, keys.T)
+        return Covariance(whole, f"{covariance.name} with the keys of the facts").solve(keys).T
+    half = covariance.half_solve(keys)  # [m, n]
+    inner = half.T @ half  # [n, n]
+    inner.diagonal().add_(weight)
+    return _symmetric_solve(inner, covariance.other_half(half).T)
+
+
+def _symmetric_solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """``S^-1 B``, by Cholesky unless ``S [n, n]`` is singular to working precision."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    solved: Tensor = torch.linalg.solve(matrix, right) if int(info) else torch.cholesky_solve(right, factor)
     return solved
 
 
@@ -46,7 +58,7 @@ def nullspace(covariance: Covariance, threshold: float) -> Tensor:
         UserError: If there is no such direction: nothing could be written.
     """
     values, vectors = covariance.eigen
-    basis = vectors[:, values < threshold]
+    basis = vectors[:, : int((values < threshold).sum())]  # eigenvalues ascend: a view
     if not basis.shape[1]:
         smallest, median = float(values[0]), float(values.median())
         raise UserError(
@@ -66,7 +78,7 @@ def quiet_directions(covariance: Covariance, share: float) -> Tensor:
     """
     values, vectors = covariance.eigen
     energy = values.clamp(min=0).cumsum(dim=0) / values.clamp(min=0).sum()
-    basis = vectors[:, energy <= share]
+    basis = vectors[:, : int((energy <= share).sum())]  # a view
     if not basis.shape[1]:
         raise UserError(
             f"no direction of the {covariance.name} holds as little as {share:g} of its trace",
