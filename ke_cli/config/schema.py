@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from ke_cli.config.devices import check_device_map, check_max_memory
 from ke_cli.config.experiment import ExperimentConfig
 from ke_cli.config.plugins import Plugin
 
@@ -42,7 +43,11 @@ class ModelConfig:
         path: Hub id, absolute path of a local folder, or ``bundled:<folder>`` for a model of the package.
         revision: Commit, tag or branch on the hub.
         dtype: Of the weights in memory.
-        device_map: Passed on to transformers (needs the ``accelerate`` extra); null loads on one device.
+        device_map: Which part of the model is where (needs the ``accelerate`` extra): ``auto``, ``balanced``,
+            ``balanced_low_0``, ``sequential``, a device, or a mapping from module names to devices; null loads on
+            the one device of the setting ``device``.
+        max_memory: With one of the words above: the most memory to use, by device (a GPU's number, or ``cpu``), in
+            bytes or like ``20GiB``.
         trust_remote_code: Whether code that comes with the weights may run.
         statistics_text: The text whose keys make the covariance: ``wikipedia``, ``atlas`` or a file.
         editing: Defaults per method family, read by the YAMLs of the methods; acts only through the
@@ -54,15 +59,18 @@ class ModelConfig:
     revision: str | None = field(default=None, metadata=SCIENTIFIC)
     dtype: DType = field(default="float32", metadata=SCIENTIFIC)
     device_map: str | dict[str, str | int] | None = field(default=None, metadata=OPERATIONAL)
+    max_memory: dict[str, str | int] | None = field(default=None, metadata=OPERATIONAL)
     trust_remote_code: bool = field(default=False, metadata=SCIENTIFIC)
     statistics_text: str = field(default="wikipedia", metadata=OPERATIONAL)
     editing: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
-        """Refuse an empty name or path."""
+        """Refuse an empty name or path, and what is no device."""
         for key, value in (("name", self.name), ("path", self.path)):
             if not value.strip():
                 raise ValueError(f"{key}: expected a non-empty string, got {value!r}")
+        check_device_map(self.device_map)
+        check_max_memory(self.max_memory, self.device_map)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +107,8 @@ class Settings:
         seed: Of everything that is drawn.
         output_dir: The folder of the run directories.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<n>``.
-        batch_tokens: Tokens in one forward pass.
+        batch_tokens: Tokens in one forward pass; ``auto`` measures how many fit.
+        unedited_cache: Keep the answers of the unedited model for later runs, and take what earlier ones kept.
         dry_run: Show what would be done, and stop.
         resume: Go on with an interrupted run and skip a complete one; otherwise start it anew.
         progress: How progress is shown.
@@ -111,7 +120,8 @@ class Settings:
     seed: int = field(default=0, metadata=SCIENTIFIC)
     output_dir: Path = field(default=Path("outputs"), metadata=OPERATIONAL)
     device: str = field(default="auto", metadata=OPERATIONAL)
-    batch_tokens: int = field(default=8192, metadata=OPERATIONAL)
+    batch_tokens: int | Literal["auto"] = field(default="auto", metadata=OPERATIONAL)
+    unedited_cache: bool = field(default=True, metadata=OPERATIONAL)
     dry_run: bool = field(default=False, metadata=OPERATIONAL)
     resume: bool = field(default=True, metadata=OPERATIONAL)
     progress: Progress = field(default="auto", metadata=OPERATIONAL)
@@ -123,7 +133,8 @@ class Settings:
             raise ValueError(f"seed: expected 0 to 2**32 - 1, got {self.seed}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device: expected auto, cpu, mps, cuda or cuda:<n>, got {self.device!r}")
-        _at_least("batch_tokens", self.batch_tokens, 1)
+        if self.batch_tokens != "auto":
+            _at_least("batch_tokens", self.batch_tokens, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

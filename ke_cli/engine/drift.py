@@ -81,9 +81,9 @@ def drifted_tokens(model: EditableModel, query: GeometryQuery, edit: int) -> lis
 def _image(update: Update, vectors: Tensor) -> Tensor:
     """``Delta x`` ``[n, d]`` in float64 for rows ``x [n, m]``; a dense change multiplies in float32 or better."""
     if isinstance(update, LowRank):
-        return (vectors @ update.right.double().T) @ update.left.double().T
+        return (vectors @ update.right.to(vectors).T) @ update.left.to(vectors).T
     exact = torch.promote_types(update.matrix.dtype, torch.float32)
-    return (vectors.to(exact) @ update.matrix.to(exact).T).double()
+    return (vectors.to(update.matrix.device, exact) @ update.matrix.to(exact).T).to(vectors)
 
 
 def _norm(update: Update) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from ke_cli.engine.batching import by_length, halving
+from ke_cli.engine.batching import Budget, in_batches, rows_of
 from ke_cli.engine.edits import Edit, attached
 from ke_cli.engine.forward import gathered_logits
 from ke_cli.engine.tokens import encode
@@ -85,20 +85,16 @@ def greedy(
     rows: Sequence[tuple[tuple[int, ...], int]],
     edits: Sequence[Edit],
     new_tokens: int,
-    budget: int,
+    budget: int | Budget,
 ) -> list[list[int]]:
     """Greedy continuations of ``(ids, edit index)`` rows, batched by length, each row with its own edit."""
-    results: list[list[int]] = [[] for _ in rows]
-    for batch in by_length([len(ids) + new_tokens for ids, _ in rows], budget):
 
-        def work(part: Sequence[int]) -> list[list[int]]:
-            attach = attached(model, edits, [rows[i][1] for i in part]) if edits else nullcontext()
-            with attach:
-                return continued(model, [rows[i][0] for i in part], new_tokens, lambda logits: logits.argmax(dim=-1))
+    def work(part: Sequence[tuple[tuple[int, ...], int]]) -> list[list[int]]:
+        attach = attached(model, edits, [edit for _, edit in part]) if edits else nullcontext()
+        with attach:
+            return continued(model, [ids for ids, _ in part], new_tokens, lambda logits: logits.argmax(dim=-1))
 
-        for index, tokens in zip(batch, halving(work, batch), strict=True):
-            results[index] = tokens
-    return results
+    return in_batches(work, rows, rows_of(len(ids) + new_tokens for ids, _ in rows), budget)
 
 
 def sample_prefixes(

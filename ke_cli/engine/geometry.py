@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ke_cli.engine.batching import halving
+from ke_cli.engine.batching import Budget, Size, in_batches
 from ke_cli.engine.drift import drifted_tokens, layer_drift, transposed
 from ke_cli.engine.edits import Edit, attached
 from ke_cli.engine.forward import by_rows, hooked
@@ -31,7 +31,9 @@ Asked = tuple[int, GeometryQuery]
 """The number of an edit, and what is asked about it."""
 
 
-def geometries(model: EditableModel, asked: Sequence[Asked], edits: Sequence[Edit], *, budget: int) -> list[Geometry]:
+def geometries(
+    model: EditableModel, asked: Sequence[Asked], edits: Sequence[Edit], *, budget: int | Budget
+) -> list[Geometry]:
     """Answer geometry queries, each with its own edit attached.
 
     Args:
@@ -44,6 +46,7 @@ def geometries(model: EditableModel, asked: Sequence[Asked], edits: Sequence[Edi
         One answer per query, in order.
     """
     layers = [_edited_layers(model, edit) for edit in edits]
+    budget = Budget.of(budget)
     groups: dict[tuple[tuple[int, ...], str, Pushes], list[int]] = defaultdict(list)
     for index, (edit, query) in enumerate(asked):
         if layers[edit]:
@@ -127,7 +130,7 @@ class _Group:
     edits: Sequence[Edit]
     layers: tuple[int, ...]
     pushes: Pushes
-    budget: int
+    budget: Budget
 
     def answers(self) -> list[Geometry]:
         """One answer per query."""
@@ -142,10 +145,9 @@ class _Group:
     def _teams(self, teams: Sequence[_Team]) -> dict[_Team, _Found]:
         lookup = self.asked[0][1].lookup
         rows = {team: [_Row.of(self.model, fact, lookup) for fact in team.facts] for team in teams}
-        found: dict[_Team, _Found] = {}
-        for package in _packages(rows, self.budget):
-            found.update(zip(package, halving(lambda part: self._package(part, rows), package), strict=True))
-        return found
+        sizes = [_size(rows[team]) for team in teams]
+        found = in_batches(lambda part: self._package(part, rows), teams, sizes, self.budget)
+        return dict(zip(teams, found, strict=True))
 
     def _package(self, teams: Sequence[_Team], rows: Mapping[_Team, Sequence[_Row]]) -> list[_Found]:
         flat = [row for team in teams for row in rows[team]]
@@ -172,7 +174,9 @@ class _Group:
 
         def catcher(layer: int) -> Any:
             def catch(_module: nn.Module, args: tuple[Tensor, ...], _kwargs: Any, _output: Any) -> None:
-                keys[layer] = by_rows(args[0], len(rows))[torch.arange(len(rows), device=lookups.device), lookups]
+                inputs = by_rows(args[0], len(rows))
+                at = lookups.to(inputs.device)
+                keys[layer] = inputs[torch.arange(len(rows), device=at.device), at].to(lookups.device)
 
             return catch
 
@@ -214,21 +218,9 @@ class _Group:
         )
 
 
-def _packages(rows: Mapping[_Team, Sequence[_Row]], budget: int) -> list[list[_Team]]:
-    """Whole teams, those with like rows side by side, in packages whose padded rows fit the budget."""
-    tail = {team: max(row.tail for row in own) for team, own in rows.items()}
-    length = {team: max(len(row.text.ids) for row in own) for team, own in rows.items()}
-    packages: list[list[_Team]] = []
-    count, longest = 0, 0
-    for team in sorted(rows, key=lambda team: (-tail[team], -length[team])):
-        longest = max(longest, length[team])
-        if packages and (count + len(team.facts)) * longest <= budget:
-            packages[-1].append(team)
-        else:
-            packages.append([team])
-            count, longest = 0, length[team]
-        count += len(team.facts)
-    return packages
+def _size(rows: Sequence[_Row]) -> Size:
+    """What a team takes up in a batch: teams are never torn apart."""
+    return Size(len(rows), max(len(row.text.ids) for row in rows), max(row.tail for row in rows))
 
 
 def _mean_cosine(gradients: Tensor, index: int) -> float | None:

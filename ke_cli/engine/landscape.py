@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ke_cli.engine.batching import halving
+from ke_cli.engine.batching import Budget, Size, in_batches
 from ke_cli.engine.forward import Padded
 from ke_cli.engine.partial import PartialForward
 from ke_cli.engine.tokens import Continuation
@@ -122,7 +122,9 @@ class Landscape:
         )
 
 
-def survey(fixed: PartialForward, targets: Targets, team: Sequence[int], pushes: Pushes, *, budget: int) -> Landscape:
+def survey(
+    fixed: PartialForward, targets: Targets, team: Sequence[int], pushes: Pushes, *, budget: Budget
+) -> Landscape:
     """Push the values of some teams of facts.
 
     Args:
@@ -138,7 +140,7 @@ def survey(fixed: PartialForward, targets: Targets, team: Sequence[int], pushes:
 class _Survey:
     """One batch of facts under all its pushes."""
 
-    def __init__(self, fixed: PartialForward, targets: Targets, team: Tensor, pushes: Pushes, budget: int) -> None:
+    def __init__(self, fixed: PartialForward, targets: Targets, team: Tensor, pushes: Pushes, budget: Budget) -> None:
         self.fixed, self.targets, self.team, self.pushes, self.budget = fixed, targets, team, pushes, budget
         self.tails = fixed.suffix.mask.sum(dim=1)  # [b]
         self.size = fixed.initial.double().norm(dim=-1)  # [b]
@@ -195,21 +197,21 @@ class _Survey:
             loss, kept = self.targets.select(which).read(self._rows(which), push[chosen])
             return list(zip(loss.tolist(), kept.tolist(), strict=True))
 
-        found: dict[int, tuple[float, bool]] = {}
-        for batch in self._batches(self.tails[rows].tolist()):
-            found.update(zip(batch, halving(work, batch), strict=True))
-        loss, kept = zip(*(found[index] for index in range(len(rows))), strict=True)
+        width = self.fixed.prefix_mask.shape[1] + self.fixed.suffix.mask.shape[1]
+        sizes = [Size(1, width, tail) for tail in self.tails[rows].tolist()]
+        found = in_batches(work, range(len(rows)), sizes, self.budget, layout=self._batches)
+        loss, kept = zip(*found, strict=True)
         return torch.tensor(loss, dtype=torch.float64, device=rows.device), torch.tensor(kept, device=rows.device)
 
-    def _batches(self, tails: Sequence[int]) -> list[list[int]]:
+    def _batches(self, sizes: Sequence[Size], budget: int) -> list[list[int]]:
         """Indices of rows, the longest first; a batch ends where its padding would cost more than another pass."""
-        width = self.fixed.prefix_mask.shape[1] + self.fixed.suffix.mask.shape[1]
+        width, tails = sizes[0].length, [size.tail for size in sizes]
         spare = PASS.get(self.team.device.type, PASS["cuda"])
         batches: list[list[int]] = []
         padding = 0
         for index in sorted(range(len(tails)), key=lambda i: (-tails[i], i)):
             padding += tails[batches[-1][0]] - tails[index] if batches else 0
-            if not batches or padding > spare or len(batches[-1]) * width >= self.budget:
+            if not batches or padding > spare or len(batches[-1]) * width >= budget:
                 batches.append([])
                 padding = 0
             batches[-1].append(index)

@@ -55,7 +55,7 @@ def thinned(delta: Tensor, weight: Tensor, keep: float) -> Tensor:
 
     Where both are 0 nothing changes, whatever is kept; a change of a weight that is 0 is infinitely large.
     """
-    ratio = (delta.double() / weight.double()).abs().nan_to_num(nan=0.0, posinf=torch.inf)
+    ratio = (delta.double() / weight.to(delta.device).double()).abs().nan_to_num(nan=0.0, posinf=torch.inf)
     kept = max(1, round(keep * ratio.numel()))
     threshold = ratio.flatten().kthvalue(ratio.numel() - kept + 1).values
     return torch.where(ratio >= threshold, delta, torch.zeros_like(delta))

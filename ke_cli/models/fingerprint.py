@@ -13,6 +13,10 @@ SAMPLED = 1 << 16
 """Entries hashed of each large tensor held on an accelerator or read from the hub's own, already hashed files."""
 
 
+KINDS = frozenset({".safetensors", ".json", ".model", ".txt", ".jinja"})
+"""Of the files of a model folder that count: weights, configuration, tokenizer, chat template."""
+
+
 def fingerprint(hf: Any, folder: Path | None) -> str:
     """SHA-256 (hex) of configuration and weights.
 
@@ -21,19 +25,28 @@ def fingerprint(hf: Any, folder: Path | None) -> str:
     """
     digest = hashlib.sha256(json.dumps(_shape_of(hf), sort_keys=True).encode())
     if folder is not None:
-        for path in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".model", ".txt"}):
+        for path in sorted(p for p in folder.iterdir() if p.suffix in KINDS):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
     digest.update(str(getattr(hf.config, "_commit_hash", None)).encode())
     for name, tensor in sorted(hf.state_dict().items()):
-        digest.update(name.encode() + _sample(tensor))
+        digest.update(name.encode() + _sample(_content(hf, name, tensor)))
     return digest.hexdigest()
 
 
 def _shape_of(hf: Any) -> dict[str, Any]:
     return {"type": hf.config.model_type, "dtype": str(hf.dtype), "parameters": int(hf.num_parameters())}
+
+
+def _content(hf: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or what accelerate keeps of it where it was off-loaded."""
+    if tensor.device.type != "meta":
+        return tensor
+    module, _, own = name.rpartition(".")
+    kept: torch.Tensor = hf.get_submodule(module)._hf_hook.weights_map[own]
+    return kept
 
 
 def _sample(tensor: torch.Tensor) -> bytes:

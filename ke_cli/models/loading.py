@@ -12,10 +12,12 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.import_utils import is_accelerate_available
 
 from ke_cli.errors import UserError
 from ke_cli.models.editable import EditableModel
 from ke_cli.models.fingerprint import fingerprint
+from ke_cli.models.memory import ran_out_of_memory
 
 BUNDLED = "bundled:"
 """Prefix of a path that names a model folder inside the package."""
@@ -32,6 +34,7 @@ class ModelSource:
         dtype: Of the weights in memory: float32, float64, bfloat16, float16.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         device_map: Passed to transformers (needs accelerate); None loads on one device.
+        max_memory: Limits by device (a GPU's number as text, ``cpu``) that such a map is made under.
         trust_remote_code: Whether code that comes with the weights may run.
     """
 
@@ -40,7 +43,8 @@ class ModelSource:
     revision: str | None = None
     dtype: str = "float32"
     device: str = "auto"
-    device_map: Any = None
+    device_map: str | dict[str, str | int] | None = None
+    max_memory: dict[str, str | int] | None = None
     trust_remote_code: bool = False
 
     @property
@@ -115,10 +119,23 @@ def depth_of(source: ModelSource) -> int | None:
     return depth if isinstance(depth, int) else None
 
 
+def width_of(source: ModelSource) -> int | None:
+    """Hidden width from a local ``config.json``; None if it does not say or is not local."""
+    config = text_config(source) or {}
+    width = next((config[key] for key in ("hidden_size", "n_embd") if config.get(key)), None)
+    return width if isinstance(width, int) else None
+
+
+def vocabulary_of(source: ModelSource) -> int | None:
+    """Size of the vocabulary from a local ``config.json``; None if it does not say or is not local."""
+    size = (text_config(source) or {}).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
 def mlp_width_of(source: ModelSource) -> int | None:
     """Width of the MLP from a local ``config.json``; None if it does not say or is not local."""
     config = text_config(source) or {}
-    hidden = next((config[key] for key in ("hidden_size", "n_embd") if config.get(key)), 0)
+    hidden = width_of(source) or 0
     width = next((config[key] for key in ("intermediate_size", "n_inner", "ffn_dim") if config.get(key)), 4 * hidden)
     return int(width) or None
 
@@ -132,7 +149,12 @@ def weight_bytes(source: ModelSource) -> int | None:
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             entries += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-    return entries * getattr(torch, source.dtype).itemsize  # type: ignore[no-any-return]
+    return entries * itemsize_of(source)
+
+
+def itemsize_of(source: ModelSource) -> int:
+    """Bytes of a weight in the configured data type."""
+    return int(getattr(torch, source.dtype).itemsize)
 
 
 def load(source: ModelSource) -> EditableModel:
@@ -143,6 +165,7 @@ def load(source: ModelSource) -> EditableModel:
             small, or the tokenizer gives no character offsets.
     """
     check_folder(source)
+    _check_accelerate(source)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = source.folder
     place = str(folder) if folder is not None else source.path
@@ -152,14 +175,13 @@ def load(source: ModelSource) -> EditableModel:
         hf = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=getattr(torch, source.dtype),
-            device_map=source.device_map,
+            device_map=_devices(source),
+            max_memory=source.max_memory and {_device(name): limit for name, limit in source.max_memory.items()},
             use_safetensors=True,
             **common,
         )
-    except torch.OutOfMemoryError as error:
-        raise _too_big(source) from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _unloadable(source, error) from error
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, MemoryError, SafetensorError) as error:
+        raise _too_big(source) if ran_out_of_memory(error) else _unloadable(source, error) from error
     if not tokenizer.is_fast:
         raise UserError(
             "the tokenizer is a slow one and gives no character offsets",
@@ -171,12 +193,33 @@ def load(source: ModelSource) -> EditableModel:
     return EditableModel.of(source.name, hf, tokenizer, fingerprint(hf, folder))
 
 
+def _check_accelerate(source: ModelSource) -> None:
+    if source.device_map is not None and not is_accelerate_available():
+        raise UserError(
+            "a model can only be spread over devices with the package accelerate, which is not installed",
+            where=f"model.device_map={source.device_map}",
+            allowed="null, with device=cuda (or cuda:1, cpu) for one device",
+            hint="pip install 'ke-run[accelerate]'",
+        )
+
+
+def _devices(source: ModelSource) -> Any:
+    """The map as transformers takes it: numbers of GPUs as numbers."""
+    if isinstance(source.device_map, dict):
+        return {module: _device(device) for module, device in source.device_map.items()}
+    return source.device_map if source.device_map is None else _device(source.device_map)
+
+
+def _device(name: str | int) -> str | int:
+    return int(name) if isinstance(name, str) and name.isdigit() else name
+
+
 def _to_device(hf: Any, source: ModelSource) -> Any:
     try:
         return hf.to(device_of(source.device))
-    except torch.OutOfMemoryError as error:
-        raise _too_big(source) from error
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        if ran_out_of_memory(error):
+            raise _too_big(source) from error
         raise UserError(f"the device {source.device!r} cannot be used: {error}", hint="device=cpu") from error
 
 

@@ -157,6 +157,16 @@ def test_the_problems_of_all_parts_come_in_one_error(dummy_conf: Path) -> None:
         ("seed=-1", "seed: expected 0 to"),
         ("device=gpu", "device: expected auto, cpu, mps, cuda"),
         ("batch_tokens=0", "batch_tokens: expected at least 1, got 0"),
+        ("batch_tokens=1.5", "batch_tokens: expected an integer or one of 'auto', got 1.5"),
+        ("batch_tokens=large", "batch_tokens: expected an integer or one of 'auto', got \"large\""),
+        ("+model.device_map=gpu", "model.device_map: expected auto, balanced, balanced_low_0, sequential, a device"),
+        ("+model.device_map=1.5", "model.device_map: expected a string or a mapping, got 1.5"),
+        ("+model.device_map={}", "model.device_map: expected at least one module, got an empty mapping"),
+        ("+model.device_map={lm_head: tape}", "cuda:<n> or a number for 'lm_head', got 'tape'"),
+        ("+model.device_map={lm_head: -1}", "cuda:<n> or a number for 'lm_head', got -1"),
+        ("+model.max_memory={cpu: 1GiB}", "model.max_memory: expected together with model.device_map=auto, balanced"),
+        ("+model={device_map: auto, max_memory: {gpu: 1GiB}}", "max_memory: expected cpu or the number of a GPU, got"),
+        ("+model={device_map: auto, max_memory: {cpu: much}}", "expected bytes or an amount like 20GiB for cpu, got"),
         ("progress=loud", "progress: expected one of 'auto', 'rich', 'plain', 'none', got \"loud\""),
         ("dry_run=1", "dry_run: expected true or false, got 1"),
         ("statistics.max_length=1", "statistics.max_length: expected at least 2, got 1"),
@@ -175,3 +185,19 @@ def test_wrong_values_of_the_run_are_refused(dummy_conf: Path, override: str, ex
     with pytest.raises(UserError) as caught:
         compose_run([*CHOICES, override], dummy_conf)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{device_map: auto}",
+        "{device_map: cuda:1}",
+        "{device_map: {model: 0, lm_head: cpu, model.norm: disk}}",
+        "{device_map: balanced, max_memory: {0: 20GiB, 1: 1.5 GB, cpu: 100000}}",
+    ],
+)
+def test_what_may_be_said_about_devices(dummy_conf: Path, model: str) -> None:
+    config = compose_run([*CHOICES, f"+model={model}"], dummy_conf).model
+    assert config.device_map is not None
+    assert config.max_memory in (None, {"0": "20GiB", "1": "1.5 GB", "cpu": 100000})
+    assert compose_run(CHOICES, dummy_conf).batch_tokens == "auto"
