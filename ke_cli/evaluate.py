@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from ke_cli.data.types import Case, EditUnit
-from ke_cli.engine.edits import NO_EDIT, Edit
-from ke_cli.engine.queries import Answers, Query
+from ke_cli.engine.edits import Edit
+from ke_cli.engine.queries import Answer, Answers, Query
 from ke_cli.engine.scoring import answer
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UnitError, UserError
 from ke_cli.methods.base import Editor
 from ke_cli.metrics.base import Metric
 from ke_cli.metrics.evaluate import measure_all, plan_after, plan_before, prompts_hash, to_json
+from ke_cli.unedited import AnswerCache, unedited_answers
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +33,20 @@ Body = dict[str, Any]
 
 
 def result_lines(
-    editor: Editor, metrics: Sequence[Metric], bench: Workbench, units: Sequence[EditUnit]
+    editor: Editor,
+    metrics: Sequence[Metric],
+    bench: Workbench,
+    units: Sequence[EditUnit],
+    cache: AnswerCache | None = None,
 ) -> list[dict[str, Any]]:
     """Edit and evaluate some units together.
+
+    Args:
+        editor: The method.
+        metrics: What is measured.
+        bench: The model with what belongs to it.
+        units: What is written together.
+        cache: Where answers of the unedited model are kept, if anywhere.
 
     Returns:
         One line per case, the cases of a unit next to each other; failed lines with the reason where a unit could
@@ -42,7 +55,7 @@ def result_lines(
     started = time.perf_counter()
     edits = edit_units(editor, bench, units)
     edited = time.perf_counter()
-    outcomes = evaluate_units(bench, metrics, units, edits)
+    outcomes = evaluate_units(bench, metrics, units, edits, cache)
     cases = sum(len(unit.cases) for unit in units)
     times = {"edit_s": (edited - started) / cases, "evaluate_s": (time.perf_counter() - edited) / cases}
     return [
@@ -74,7 +87,11 @@ def _usable(bench: Workbench, edit: Edit) -> Edit | str:
 
 
 def evaluate_units(
-    bench: Workbench, metrics: Sequence[Metric], units: Sequence[EditUnit], edits: Sequence[Edit | str]
+    bench: Workbench,
+    metrics: Sequence[Metric],
+    units: Sequence[EditUnit],
+    edits: Sequence[Edit | str],
+    cache: AnswerCache | None = None,
 ) -> list[dict[str, Body] | str]:
     """What the metrics measure on all edited units together; where that fails, on one by one.
 
@@ -82,7 +99,7 @@ def evaluate_units(
         Per unit the measurements by case id, or the reason why there are none.
     """
     pairs = [(unit, edit) for unit, edit in zip(units, edits, strict=True) if isinstance(edit, Edit)]
-    measured = iter(_together_or_apart(lambda some: evaluate(bench, metrics, some), pairs, "evaluating"))
+    measured = iter(_together_or_apart(lambda some: evaluate(bench, metrics, some, cache), pairs, "evaluating"))
     return [edit if isinstance(edit, str) else next(measured) for edit in edits]
 
 
@@ -104,37 +121,50 @@ def _together_or_apart(work: Callable[[Sequence[T]], Sequence[R]], items: Sequen
 
 
 def evaluate(
-    bench: Workbench, metrics: Sequence[Metric], pairs: Sequence[tuple[EditUnit, Edit]]
+    bench: Workbench,
+    metrics: Sequence[Metric],
+    pairs: Sequence[tuple[EditUnit, Edit]],
+    cache: AnswerCache | None = None,
 ) -> list[dict[str, Body]]:
     """Ask the unedited and the edited model what the metrics want to know, all units together.
 
     Returns:
         Per unit, by case id, the part of a result line that metrics fill.
     """
-    asked_before = [[query for case in unit.cases for query in plan_before(metrics, case)] for unit, _ in pairs]
-    before = _answers(bench, asked_before, [NO_EDIT] * len(pairs))
-    asked_after = [
-        [query for case in unit.cases for query in plan_after(metrics, case, known)]
-        for (unit, _), known in zip(pairs, before, strict=True)
-    ]
-    after = _answers(bench, asked_after, [edit for _, edit in pairs])
-    return [
-        {case.case_id: _measured(metrics, case, known, answers) for case in unit.cases}
-        for (unit, _), known, answers in zip(pairs, before, after, strict=True)
-    ]
+    cases = [case for unit, _ in pairs for case in unit.cases]
+    before = unedited_answers(bench, [plan_before(metrics, case) for case in cases], cache)
+    asked = [plan_after(metrics, case, known) for case, known in zip(cases, before, strict=True)]
+    answers = _edited_answers(bench, _by_unit(pairs, asked), [edit for _, edit in pairs], cache)
+    after = [found for (unit, _), found in zip(pairs, answers, strict=True) for _ in unit.cases]
+    bodies = iter(map(partial(_measured, metrics), cases, before, after, asked))
+    return [{case.case_id: next(bodies) for case in unit.cases} for unit, _ in pairs]
 
 
-def _answers(bench: Workbench, asked: Sequence[Sequence[Query]], edits: Sequence[Edit]) -> Sequence[Answers]:
-    return answer(bench.model, asked, edits, budget=bench.budget) if any(asked) else [{} for _ in asked]
+def _by_unit(pairs: Sequence[tuple[EditUnit, Edit]], asked: Sequence[Sequence[Query]]) -> list[list[Query]]:
+    """What is asked about each case as what is asked about each unit."""
+    queries = iter(asked)
+    return [[query for _ in unit.cases for query in next(queries)] for unit, _ in pairs]
 
 
-def _measured(metrics: Sequence[Metric], case: Case, before: Answers, after: Answers) -> Body:
-    """Numbers and raw answers of one case."""
-    asked_before, asked_after = plan_before(metrics, case), plan_after(metrics, case, before)
+def _edited_answers(
+    bench: Workbench, asked: Sequence[Sequence[Query]], edits: Sequence[Edit], cache: AnswerCache | None
+) -> list[Answers]:
+    """Answer the questions of each unit with its edit; one that changes nothing leaves the unedited model."""
+    plain = [queries for queries, edit in zip(asked, edits, strict=True) if not edit.updates]
+    questions = [queries for queries, edit in zip(asked, edits, strict=True) if edit.updates]
+    changing = [edit for edit in edits if edit.updates]
+    unedited = iter(unedited_answers(bench, plain, cache))
+    none: list[dict[Query, Answer]] = [{} for _ in changing]
+    edited = iter(answer(bench.model, questions, changing, budget=bench.budget) if any(questions) else none)
+    return [next(edited) if edit.updates else next(unedited) for edit in edits]
+
+
+def _measured(metrics: Sequence[Metric], case: Case, before: Answers, after: Answers, asked: Sequence[Query]) -> Body:
+    """Numbers and raw answers of one case; ``asked`` is what was asked after the edit."""
     return {
         "metrics": measure_all(metrics, case, before, after),
-        "before": [to_json(query, before[query]) for query in asked_before],
-        "after": [to_json(query, after[query]) for query in asked_after],
+        "before": [to_json(query, found) for query, found in before.items()],
+        "after": [to_json(query, after[query]) for query in asked],
         "prompts_sha256": prompts_hash(case),
     }
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from ke_cli.config import RunConfig, config_dict, run_dir, run_id, run_identity
 from ke_cli.data.text import TextSource
 from ke_cli.data.types import EditUnit
+from ke_cli.engine.batching import Budget
 from ke_cli.engine.statistics import StatisticsSpec, StatisticsStore
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
@@ -30,6 +31,7 @@ from ke_cli.plan import Plan, make_plan
 from ke_cli.progress import Progress, make_progress
 from ke_cli.provenance import environment, git_state, hardware, now
 from ke_cli.results.store import RunStore
+from ke_cli.unedited import AnswerCache
 
 
 def execute(config: RunConfig, *, show_table: bool = True) -> Path:
@@ -70,6 +72,7 @@ class Run:
     store: RunStore
     console: Console
     reasons: Counter[str] = field(default_factory=Counter)  # why cases failed
+    budget: Budget | None = None  # tokens per batch, once the model is loaded
 
     def complete(self) -> None:
         """Compute every unit that is not stored yet; a complete run is recognised without loading the model."""
@@ -102,9 +105,11 @@ class Run:
         try:
             bench = self._workbench(record)
             self._write_record(record, status="running", began=began)
+            cache = AnswerCache.of(cache_dir() / "unedited", bench.model) if self.plan.config.unedited_cache else None
+            size = self.plan.package(record["batch_tokens"]["tokens"])
             with make_progress(self.plan.config.progress, self.console, self.plan, len(left)) as progress:
-                for start in range(0, len(left), self.plan.package):
-                    self._package(bench, left[start : start + self.plan.package], progress)
+                for start in range(0, len(left), size):
+                    self._package(bench, left[start : start + size], progress, cache)
                     self._write_record(record, status="running", began=began)  # what a kill leaves
         except _Refused:
             self.store.write_record(self._earlier)  # what is stored still belongs together
@@ -145,8 +150,11 @@ class Run:
             config.statistics.tokens,
             config.statistics.max_length,
         )
-        store = StatisticsStore(cache_dir() / "statistics", spec, config.batch_tokens)
-        bench = Workbench(model, store, config.batch_tokens, self.plan.references.prompts)
+        found = self.plan.budget(model)
+        record["batch_tokens"] = asdict(found)
+        self.budget = Budget(found.tokens)
+        store = StatisticsStore(cache_dir() / "statistics", spec, self.budget)
+        bench = Workbench(model, store, self.budget, self.plan.references.prompts)
         needed = self.plan.editor.covariance_layers(model.n_layers)
         if needed:
             with self.console.status(f"covariance of layers {', '.join(map(str, needed))}"):
@@ -174,9 +182,11 @@ class Run:
             bench.use_templates(spec, record["context_templates"])
         record["context_templates"] = list(bench.templates(spec))
 
-    def _package(self, bench: Workbench, units: Sequence[EditUnit], progress: Progress) -> None:
+    def _package(
+        self, bench: Workbench, units: Sequence[EditUnit], progress: Progress, cache: AnswerCache | None
+    ) -> None:
         """Edit and evaluate some units together and store them."""
-        lines = result_lines(self.plan.editor, self.plan.metrics, bench, units)
+        lines = result_lines(self.plan.editor, self.plan.metrics, bench, units, cache)
         self.store.append(lines)
         self.reasons.update(line["error"] for line in lines if line["error"])
         progress.advance(len(units), lines)
@@ -221,8 +231,9 @@ class Run:
         record["peak_memory_bytes"] = max(int(record.get("peak_memory_bytes") or 0), _peak_memory_bytes())
         if began is not None:
             record["wall_s"] = time.perf_counter() - began
-        failed = {*self.store.failed_units} - {*self.store.done_units}
-        record["counts"] = {"units_ok": len(self.store.done_units), "units_failed": len(failed)}
+        if self.budget is not None:
+            record["batch_tokens"]["least"] = self.budget.tokens  # what was left of it where memory ran out
+        record["counts"] = {"units_ok": len(self.store.done_units), "units_failed": len(self.store.failed_units)}
         self.store.write_record(record)
 
 

@@ -10,17 +10,35 @@ from typing import TYPE_CHECKING, Any
 from ke_cli.config import RunConfig, run_dir
 from ke_cli.data.references import References
 from ke_cli.data.types import Case, Dataset, EditUnit
+from ke_cli.engine.budget import Shape, TokenBudget, estimated_budget, token_budget
+from ke_cli.engine.workbench import ROOM
 from ke_cli.errors import UserError
 from ke_cli.metrics.base import Metric
 from ke_cli.metrics.evaluate import check_columns
 from ke_cli.models.architectures import ARCHITECTURES
-from ke_cli.models.loading import ModelSource, check_folder, depth_of, mlp_width_of, text_config, weight_bytes
+from ke_cli.models.editable import EditableModel
+from ke_cli.models.loading import (
+    ModelSource,
+    check_folder,
+    depth_of,
+    device_of,
+    itemsize_of,
+    mlp_width_of,
+    text_config,
+    vocabulary_of,
+    weight_bytes,
+    width_of,
+)
+from ke_cli.models.memory import free_memory
 
 if TYPE_CHECKING:
     from ke_cli.methods.base import Editor
 
 TOKENS_PER_CASE = 512
 """About what one case of a benchmark asks of the model; sets how many units are computed between two writes."""
+
+LARGEST_PACKAGE = 64
+"""Units computed between two writes at most: what an interruption costs."""
 
 UNKNOWN = "known once the model is downloaded"
 
@@ -54,24 +72,48 @@ class Plan:
         """Number of cases over all units."""
         return sum(len(unit.cases) for unit in self.units)
 
-    @property
-    def package(self) -> int:
-        """Units that are computed together before their results are stored."""
+    def package(self, tokens: int) -> int:
+        """Units that are computed together, with ``tokens`` in a batch, before their results are stored."""
         per_unit = max(len(unit.cases) for unit in self.units) * TOKENS_PER_CASE
-        return max(1, self.config.batch_tokens // per_unit)
+        return min(LARGEST_PACKAGE, max(1, tokens // per_unit))
+
+    def budget(self, model: EditableModel) -> TokenBudget:
+        """Tokens per batch: as configured, or as many as fit beside the loaded model."""
+        asked = self.config.batch_tokens
+        if asked != "auto":
+            return TokenBudget(asked, "given")
+        width = model.weight(model.projection_name(0)).shape[1]
+        reserved = self._statistics(model.n_layers, width)
+        return token_budget(model, layer=self._lowest(model.n_layers), reserved=reserved)
+
+    def expected_budget(self) -> TokenBudget | None:
+        """The same before the model is loaded; None if its folder is not here."""
+        asked, shape = self.config.batch_tokens, self._shape()
+        if asked != "auto":
+            return TokenBudget(asked, "given")
+        if shape is None:
+            return None
+        device = device_of(self.source.device)
+        try:
+            free = free_memory(device) - shape.parameters * shape.itemsize
+        except (RuntimeError, AssertionError):  # no such device here: the run itself will say so
+            return None
+        reserved = self._statistics(shape.layers, shape.mlp_width)
+        return estimated_budget(shape, device, free, layer=self._lowest(shape.layers), reserved=reserved)
 
     def describe(self) -> list[tuple[str, str]]:
         """The plan as rows of a table, for ``dry_run=true``."""
-        depth = depth_of(self.source)
+        depth, budget = depth_of(self.source), self.expected_budget()
         return [
             ("model", f"{self.source.name} ({self.source.path}, {self.source.dtype})"),
             ("method", f"{self.config.method.name} {_settings(self.config.method.settings)}"),
             ("edited modules", self._modules(depth)),
             ("data set", f"{self.dataset.name} ({self.dataset.source})"),
             ("cases", f"{self.cases} in {len(self.units)} units of {_sizes(self.units)}"),
-            ("batches", f"{-(-len(self.units) // self.package)} packages of up to {self.package} units"),
+            ("batches", self._batches(budget)),
+            ("tokens in a batch", f"{budget.tokens} ({budget.source})" if budget else UNKNOWN),
             ("metrics", ", ".join(column.name for metric in self.metrics for column in metric.columns)),
-            ("expected memory", self._memory(depth)),
+            ("expected memory", self._memory(budget)),
             ("results", str(run_dir(self.config))),
         ]
 
@@ -82,14 +124,38 @@ class Plan:
         layers = self.editor.edited_layers(depth)
         return ", ".join(known.projection(layer) if known else f"layer {layer}" for layer in layers) or "none"
 
-    def _memory(self, depth: int | None) -> str:
-        weights = weight_bytes(self.source)
-        if weights is None:
+    def _batches(self, budget: TokenBudget | None) -> str:
+        if budget is None:
             return UNKNOWN
-        width = mlp_width_of(self.source)
-        squares = len(self.editor.covariance_layers(depth)) if depth and width else 0
-        statistics = squares * (width or 0) ** 2 * (4 + 8 + 8)  # the matrix, its float64 copy and its factor
-        return f"{_size(weights)} weights + {_size(statistics)} statistics + activations of a batch"
+        units = self.package(budget.tokens)
+        return f"{-(-len(self.units) // units)} packages of up to {units} units"
+
+    def _memory(self, budget: TokenBudget | None) -> str:
+        shape = self._shape()
+        if shape is None or budget is None:
+            return UNKNOWN
+        weights = shape.parameters * shape.itemsize
+        statistics = self._statistics(shape.layers, shape.mlp_width)
+        batch = budget.tokens * shape.bytes_per_token(self._lowest(shape.layers))
+        return f"{_size(weights)} weights + {_size(statistics)} statistics + {_size(batch)} activations of a full batch"
+
+    def _lowest(self, depth: int) -> int:
+        """The lowest edited layer; what is added there is felt in all layers above."""
+        return min(self.editor.edited_layers(depth), default=0)
+
+    def _shape(self) -> Shape | None:
+        """The shape of a model that is in a local folder."""
+        weights, depth, mlp_width = weight_bytes(self.source), depth_of(self.source), mlp_width_of(self.source)
+        width, vocabulary = width_of(self.source), vocabulary_of(self.source)
+        if not (weights and depth and mlp_width and width and vocabulary):
+            return None
+        itemsize = itemsize_of(self.source)
+        return Shape(depth, width, mlp_width, vocabulary, itemsize, weights // itemsize)
+
+    def _statistics(self, depth: int, width: int) -> int:
+        """Bytes of the covariances that the method needs (matrix, float64 copy, factor), as far as they are held."""
+        everything = len(self.editor.covariance_layers(depth)) * width**2 * (4 + 8 + 8)
+        return min(everything, max(ROOM, width**2 * (4 + 8 + 8)))
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -145,6 +211,7 @@ def model_source(config: RunConfig) -> ModelSource:
         dtype=model.dtype,
         device=config.device,
         device_map=model.device_map,
+        max_memory=model.max_memory,
         trust_remote_code=model.trust_remote_code,
     )
 

@@ -30,7 +30,7 @@ PLACES: Final[Mapping[str, tuple[str, str]]] = {
     "store": ("ke_cli.results.store", "RunStore.write_record"),
     "replace": ("ke_cli.results.files", "os.replace"),
     "load": ("ke_cli.execute", "load"),
-    "statistics": ("ke_cli.engine.statistics", "save_file"),
+    "statistics": ("ke_cli.engine.kept", "save_file"),
     "edit": ("ke_cli.evaluate", "edit_units"),
     "evaluate": ("ke_cli.evaluate", "evaluate_units"),
     "append": ("ke_cli.results.store", "RunStore.append"),

@@ -39,6 +39,7 @@ def plan_of(text: str) -> dict[str, str]:
                 "edited modules": "model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj",
                 "cases": "4 in 2 units of 2",
                 "batches": "2 packages of up to 1 units",
+                "tokens in a batch": "1024 (given)",
                 "statistics": "490.0 KiB",  # 2 layers, 112 squared, float32 and twice float64
             },
         ),
@@ -60,6 +61,7 @@ def plan_of(text: str) -> dict[str, str]:
             {
                 "edited modules": "none",
                 "batches": "1 packages of up to 16 units",
+                "tokens in a batch": "8192 (estimated)",
                 "statistics": "0 B",
             },
         ),
@@ -83,8 +85,8 @@ def test_the_plan_is_shown_and_nothing_is_done(
     plan = plan_of(result.out)
     statistics = expected.pop("statistics")
     assert {name: plan[name] for name in expected} == expected
-    memory = f"{kib_of(model)} weights + {statistics} statistics + activations of a batch"
-    assert plan["expected memory"] == memory
+    memory = f"{kib_of(model)} weights + {statistics} statistics + "
+    assert re.fullmatch(re.escape(memory) + r"[\d.]+ MiB activations of a full batch", plan["expected memory"])
     assert plan["model"].replace(" ", "") == f"{model.name}({model},float32)"
     assert plan["method"].startswith(method) and plan["data set"].startswith("atlas (")
     assert "efficacy, efficacy_magnitude" in plan["metrics"]
@@ -97,7 +99,8 @@ def test_the_plan_for_a_model_that_is_not_here_needs_no_download(ke_run: Command
     assert (result.code, result.err, loads) == (0, "", [])
     plan = plan_of(result.out)
     assert plan["cases"] == "5 in 5 units of 1"
-    assert {plan["edited modules"], plan["expected memory"]} == {"known once the model is downloaded"}
+    unknown = ("edited modules", "batches", "tokens in a batch", "expected memory")
+    assert {plan[name] for name in unknown} == {"known once the model is downloaded"}
 
 
 def kib_of(model: Path, share: float = 1.0) -> str:

@@ -32,6 +32,7 @@ RECORD = {
     "versions",
     "git",
     "references",
+    "batch_tokens",
     "hardware",
     "context_templates",
     "started_at",

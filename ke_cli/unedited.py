@@ -1,0 +1,237 @@
+"""What the unedited model answers: every question once, and kept on disk for every later run with the same model.
+
+A run asks the unedited model the same things whatever its method and seed. The answers to the questions of a case are
+one small JSON file, named by the hash of everything that can change them: the model, its data type, the device, the
+versions of the programs, and the questions. The file repeats all of this beside the answers and a checksum, so that a
+damaged, moved or foreign one is noticed. Numbers are written such that they are read back to the bit.
+
+Rows of a batch have an influence on each other's last digits. The cache therefore returns what was computed first,
+perhaps with other rows beside it; ``unedited_cache=false`` computes everything anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from ke_cli.engine.edits import NO_EDIT
+from ke_cli.engine.queries import (
+    Answer,
+    Answers,
+    Generation,
+    Geometry,
+    GeometryQuery,
+    InstructionQuery,
+    Query,
+    Score,
+    TargetQuery,
+    TokenQuery,
+    TopTokens,
+    TopTokensQuery,
+)
+from ke_cli.engine.scoring import answer
+from ke_cli.engine.workbench import Workbench
+from ke_cli.models.editable import EditableModel
+from ke_cli.provenance import environment
+
+log = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+"""Rises when the same question begins to have another answer."""
+
+PROGRAMS: Final = ("ke-run", "torch", "transformers", "tokenizers")
+"""Programs whose version may change a number."""
+
+KINDS: Final[Mapping[type[Query], type[Answer]]] = MappingProxyType(
+    {
+        TargetQuery: Score,
+        TokenQuery: Score,
+        TopTokensQuery: TopTokens,
+        InstructionQuery: Generation,
+        GeometryQuery: Geometry,
+    }
+)
+"""Which kind of answer a kind of question has."""
+
+
+@dataclass
+class AnswerCache:
+    """Answers of one unedited model on disk. Several processes may use a folder; nothing is held in memory.
+
+    A folder that cannot be read is given up, and one that cannot be written to is only read, each with one warning.
+
+    Args:
+        folder: Where the files are, in folders named by the first two digits of their hash; made when needed.
+        model: What identifies the model and what it runs on.
+    """
+
+    folder: Path
+    model: Mapping[str, Any]
+    _readable: bool = field(default=True, init=False)
+    _writable: bool = field(default=True, init=False)
+
+    @classmethod
+    def of(cls, folder: Path, model: EditableModel) -> AnswerCache:
+        """The cache of a model in a folder that may hold those of others."""
+        return cls(folder, identity_of(model))
+
+    def read(self, queries: Sequence[Query]) -> dict[Query, Answer] | None:
+        """The answers to the questions of a case, or None where they are not known.
+
+        Args:
+            queries: Each once, in any order.
+        """
+        if not self._readable:
+            return None
+        ordered, identity = self._identity(queries)
+        path = self._path(identity)
+        try:
+            return _parsed(path.read_bytes(), ordered, identity)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("answers of the unedited model in %s cannot be read (%s): not used", self.folder, error)
+            self._readable = self._writable = False
+        except (ValueError, TypeError) as error:
+            log.warning("cache file %s is not used (%s): its answers are computed again", path, error)
+        return None
+
+    def write(self, queries: Sequence[Query], answers: Answers) -> None:
+        """Keep the answers to the questions of a case; a number that is not finite keeps them out."""
+        if not self._writable:
+            return
+        ordered, identity = self._identity(queries)
+        try:
+            found = _dump([_plain(answers[query]) for query in ordered]).encode("ascii")
+        except ValueError:
+            return
+        try:
+            _replace(self._path(identity), _head(identity) + found + _tail(found))
+        except OSError as error:
+            log.warning("answers of the unedited model cannot be kept in %s (%s): going on without", self.folder, error)
+            self._writable = False
+
+    def _identity(self, queries: Sequence[Query]) -> tuple[list[Query], str]:
+        """The questions in the order in which their answers are kept, and the identity of the file as JSON."""
+        texts = {query: _dump({"ask": type(query).__name__, **_plain(query)}) for query in queries}
+        ordered = sorted(texts, key=texts.__getitem__)
+        asked = ",".join(texts[query] for query in ordered)
+        return ordered, f'{{"model":{_dump(self.model)},"queries":[{asked}]}}'
+
+    def _path(self, identity: str) -> Path:
+        name = _sha256(identity.encode("ascii"))
+        return self.folder / name[:2] / f"{name}.json"
+
+
+def identity_of(model: EditableModel) -> dict[str, Any]:
+    """What the answers of a model depend on besides the questions."""
+    versions = environment()
+    return {
+        "format": FORMAT,
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "chat_template": _sha256(_dump(getattr(model.tokenizer, "chat_template", None)).encode("ascii")),
+        "versions": {name: versions[name] for name in PROGRAMS},
+    }
+
+
+def unedited_answers(
+    bench: Workbench, asked: Sequence[Sequence[Query]], cache: AnswerCache | None = None
+) -> list[Answers]:
+    """Ask the unedited model; a question that several cases have in common is computed once.
+
+    Args:
+        bench: The model and its token budget.
+        asked: The questions of each case, each once.
+        cache: Where answers are looked up and kept; None for nowhere.
+
+    Returns:
+        Per case the answers to its questions.
+    """
+    known = [cache.read(queries) if cache and queries else None for queries in asked]
+    unknown = [queries for queries, found in zip(asked, known, strict=True) if queries and found is None]
+    together = list(dict.fromkeys(query for queries in unknown for query in queries))
+    computed = answer(bench.model, [together], [NO_EDIT], budget=bench.budget)[0] if together else {}
+    if cache:
+        for queries in dict.fromkeys(map(tuple, unknown)):
+            cache.write(queries, computed)
+    found_at = [computed if found is None else found for found in known]
+    return [{query: found[query] for query in queries} for queries, found in zip(asked, found_at, strict=True)]
+
+
+def _parsed(text: bytes, ordered: Sequence[Query], identity: str) -> dict[Query, Answer]:
+    """Read the content of a file, which is a JSON object written in one way only.
+
+    Raises:
+        ValueError: It is damaged, or does not hold what its name says.
+        TypeError: An answer is not of the form that its question wants.
+    """
+    head, end = _head(identity), len(text) - len(_tail(b""))
+    if not text.startswith(head):
+        raise ValueError("it holds other answers than its name says")
+    found = text[len(head) : end]
+    if text[end:] != _tail(found):
+        raise ValueError("its checksum is wrong")
+    pairs = zip(ordered, json.loads(found), strict=True)
+    return {query: KINDS[type(query)](**_frozen(fields_of)) for query, fields_of in pairs}
+
+
+def _head(identity: str) -> bytes:
+    return f'{{"identity":{identity},"answers":'.encode("ascii")
+
+
+def _tail(found: bytes) -> bytes:
+    return f',"sha256":"{_sha256(found)}"}}\n'.encode("ascii")
+
+
+def _plain(value: Query | Answer) -> dict[str, Any]:
+    return {entry.name: getattr(value, entry.name) for entry in fields(value)}
+
+
+def _frozen(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists of decoded JSON as the tuples they were."""
+
+    def freeze(value: Any) -> Any:
+        return tuple(map(freeze, value)) if isinstance(value, list) else value
+
+    return {key: freeze(value) for key, value in dict(found).items()}
+
+
+def _dump(value: Any) -> str:
+    """One text for one value: ASCII, keys in order, numbers as short as they can be read back from.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a whole file in its place without waiting for the disk: a file that a power cut tears is noticed.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
