@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     plan = make_plan(config)
     model = load(plan.source)
+    budget = plan.budget(model)
     layer = plan.editor.edited_layers(model.n_layers)[-1]
-    found = torch.cat([cosines(gradients(model, unit, layer, config.batch_tokens)) for unit in plan.units])
+    found = torch.cat([cosines(gradients(model, unit, layer, budget.tokens)) for unit in plan.units])
     low, middle, high = found.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=found.dtype)).tolist()
     print(f"{model.name}, layer {layer}: {len(plan.units)} subjects, {len(found)} pairs of facts")
     print(f"cosine: mean {found.mean():.3f}, quartiles {low:.3f} {middle:.3f} {high:.3f}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -18,32 +16,32 @@ def suffix_of(padded: Padded, starts: Tensor, lengths: Tensor) -> Padded:
     return Padded(padded.ids.gather(1, index.clamp(max=padded.ids.shape[1] - 1)), inside.long())
 
 
-def prefix_mask(starts: Tensor) -> Tensor:
-    """``[b, p]``: row ``i`` has its ``starts[i]`` real slots at the right end."""
-    slots = int(starts.max())
+def prefix_mask(starts: Tensor, slots: int) -> Tensor:
+    """``[b, p]``: row ``i`` has its ``starts[i]`` real slots at the right end of ``slots``."""
     return (torch.arange(slots, device=starts.device) >= slots - starts[:, None]).long()
 
 
 def from_lookup(hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
     """``[b, t, d]`` to ``[b, s, d]``: each row from its lookup position on."""
     slots = int((lengths - starts).max())
-    index = starts[:, None] + torch.arange(slots, device=starts.device)
+    index = (starts[:, None] + torch.arange(slots, device=starts.device)).to(hidden.device)
     index = index.clamp(max=hidden.shape[1] - 1)
     return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def prefix_states(states: Any, starts: Tensor, needed: bool) -> tuple[Tensor, Tensor]:
-    """Left-align ``[b, h, t, head]`` to the ``p`` prefix slots; layers that never run keep empty states."""
-    keys, values, slots = states.keys, states.values, int(starts.max())
-    if not needed:  # only the number of slots is ever read, for the mask
-        empty = keys.new_zeros(1, 1, slots, 1)
-        return empty.expand(len(starts), 1, slots, 1), empty.expand(len(starts), 1, slots, 1)
-    offset = torch.arange(slots, device=starts.device) - (slots - starts[:, None])  # [b, p], negative in the padding
-    index = offset.clamp(min=0)[:, None, :, None]
+def aligned(states: Tensor, lengths: Tensor, slots: int, skip: Tensor | None = None) -> Tensor:
+    """The first ``lengths [b]`` tokens of states ``[b, h, t, head]`` at the right end of ``slots`` slots.
+
+    Args:
+        states: Real tokens are contiguous.
+        lengths: Tokens to take of each row.
+        slots: At least the longest of them.
+        skip: ``[b]`` slots in front of each row's first token.
+    """
+    lengths = lengths.to(states.device)
+    offset = torch.arange(slots, device=states.device) - (slots - lengths[:, None])  # [b, p], negative in the padding
     inside = (offset >= 0)[:, None, :, None]
-
-    def align(states: Tensor) -> Tensor:
-        picked = states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[3]))
-        return torch.where(inside, picked, torch.zeros_like(picked))
-
-    return align(keys), align(values)
+    index = offset.clamp(min=0) if skip is None else offset.clamp(min=0) + skip.to(states.device)[:, None]
+    index = index.clamp(max=max(0, states.shape[2] - 1))[:, None, :, None]
+    picked = states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[3]))
+    return torch.where(inside, picked, torch.zeros_like(picked))

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ke_cli.errors import UserError
 from ke_cli.models.editable import EditableModel
 
 
@@ -37,7 +38,8 @@ class LowRank:
     def norm(self) -> float:
         """Frobenius norm of the change, from the pair alone (``[r, r]`` products)."""
         gram = (self.left.T @ self.left) * (self.right @ self.right.T)
-        return math.sqrt(max(0.0, float(gram.sum())))
+        square = float(gram.sum())
+        return 0.0 if square < 0 else math.sqrt(square)  # rounding below zero; what is not a number stays so
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,12 @@ class Edit:
 NO_EDIT = Edit({})
 
 
+def numbers(edits: Sequence[Edit]) -> list[int]:
+    """For each edit the number of the first one that is the same object, or that changes nothing if it does not."""
+    first: dict[int, int] = {}
+    return [first.setdefault(id(edit) if edit.updates else 0, index) for index, edit in enumerate(edits)]
+
+
 @contextmanager
 def attached(model: EditableModel, edits: Sequence[Edit], rows: Tensor | Sequence[int]) -> Iterator[None]:
     """Let row ``b`` of every forward pass inside the context run with ``edits[rows[b]]``.
@@ -109,7 +117,8 @@ def attached(model: EditableModel, edits: Sequence[Edit], rows: Tensor | Sequenc
     with ExitStack() as stack:
         for name in names:
             updates = [edit.updates.get(name) for edit in edits]
-            add = _addition(updates, torch.as_tensor(rows, device=model.device))
+            device = model.device_of(name)
+            add = _addition(updates, torch.as_tensor(rows, device=device), device)
             hook = _adding(add, len(rows))
             stack.callback(model.hf.get_submodule(name).register_forward_hook(hook).remove)
         yield
@@ -121,24 +130,26 @@ def _adding(add: Any, rows: int) -> Any:
     def hook(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = args[0]
         change: Tensor = add(x.reshape(rows, -1, x.shape[-1]) if x.dim() == 2 else x)
-        return output + change.reshape(output.shape).to(output.dtype)
+        return output + change.reshape(output.shape).to(output)
 
     return hook
 
 
-def _addition(updates: Sequence[Update | None], rows: Tensor) -> Any:
-    """Return the function ``x [b, t, d_in] -> Delta x [b, t, d_out]`` for one projection."""
+def _addition(updates: Sequence[Update | None], rows: Tensor, device: torch.device) -> Any:
+    """Return the function ``x [b, t, d_in] -> Delta x [b, t, d_out]`` for one projection on ``device``."""
     if len(updates) == 1 and updates[0] is not None:
         only = updates[0]
         if isinstance(only, Dense):
-            return lambda x: x.to(only.matrix.dtype) @ only.matrix.T
-        return lambda x: (x.to(only.right.dtype) @ only.right.T) @ only.left.T
+            matrix = only.matrix.to(device)
+            return lambda x: x.to(matrix) @ matrix.T
+        single_left, single_right = only.left.to(device), only.right.to(device)
+        return lambda x: (x.to(single_right) @ single_right.T) @ single_left.T
     if any(isinstance(update, Dense) for update in updates):
-        transposed = _stack_dense(updates)[rows]  # [b, d_in, d_out]
-        return lambda x: x.to(transposed.dtype) @ transposed
-    left, right = _stack([u for u in updates if isinstance(u, LowRank) or u is None])
+        transposed = _stack_dense(updates).to(device)[rows]  # [b, d_in, d_out]
+        return lambda x: x.to(transposed) @ transposed
+    left, right = (part.to(device) for part in _stack([u for u in updates if isinstance(u, LowRank) or u is None]))
     left_rows, right_rows = left[rows], right[rows]  # [b, r, d_out], [b, d_in, r]
-    return lambda x: (x.to(left.dtype) @ right_rows) @ left_rows
+    return lambda x: (x.to(left) @ right_rows) @ left_rows
 
 
 def _stack_dense(updates: Sequence[Update | None]) -> Tensor:
@@ -163,13 +174,20 @@ def _stack(updates: Sequence[LowRank | None]) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def merged(model: EditableModel, edit: Edit) -> Iterator[None]:
-    """Write ``edit`` into the weights inside the context; the old weights come back bit-exact."""
+    """Write ``edit`` into the weights inside the context; the old weights come back bit-exact.
+
+    Raises:
+        UserError: If accelerate has off-loaded them to the host's memory or to disk.
+    """
+    for name in edit.updates:
+        if model.hf.get_submodule(name).get_parameter("weight").device.type == "meta":
+            raise UserError(f"the weights of {name} are off-loaded, so an edit cannot be written into them")
     kept = {name: model.weight(name).clone() for name in edit.updates}
     try:
         with torch.no_grad():
             for name, update in edit.updates.items():
                 weight = model.weight(name)
-                delta = update.delta()
+                delta = update.delta().to(weight.device)
                 exact = torch.promote_types(weight.dtype, delta.dtype)
                 weight.copy_((weight.to(exact) + delta.to(exact)).to(weight.dtype))
         yield

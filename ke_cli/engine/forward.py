@@ -102,9 +102,10 @@ def stopping(module: nn.Module) -> Iterator[None]:
 
 
 def gathered_logits(model: EditableModel, rows: Tensor, positions: Tensor, forward: Callable[[], Any]) -> Tensor:
-    """Run ``forward`` with the head computing logits at the wanted positions only.
+    """Run ``forward`` with the head, and the MLP of the last layer, computing at the wanted positions only.
 
-    Soft-capping and logit scaling of the architecture apply as ever: only the head's input is thinned out.
+    Soft-capping and logit scaling of the architecture apply as ever: only the head's input is thinned out. Nothing
+    reads what the last MLP would add elsewhere.
 
     Args:
         model: The model.
@@ -117,11 +118,40 @@ def gathered_logits(model: EditableModel, rows: Tensor, positions: Tensor, forwa
     """
 
     def thin(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (args[0][rows, positions][None],)  # [1, n, d]
+        hidden = args[0]
+        return (hidden[rows.to(hidden.device), positions.to(hidden.device)][None],)  # [1, n, d]
 
     handle = model.head.register_forward_pre_hook(thin)
     try:
-        logits: Tensor = forward().logits[0]  # [n, V]
+        with replaced(_thinned_mlp(model, rows, positions)):
+            logits: Tensor = forward().logits.squeeze(0)  # [n, V]
     finally:
         handle.remove()
+    logits = logits.to(rows.device)
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _thinned_mlp(
+    model: EditableModel, rows: Tensor, positions: Tensor
+) -> list[tuple[nn.Module, Callable[..., Tensor]]]:
+    """The last layer's MLP as a function that leaves zeros where nothing is wanted, unless somebody hooks into it."""
+    mlp = model.mlp(model.n_layers - 1)
+    if mlp is None:
+        return []
+    whole = mlp.forward
+
+    def thinned(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dim() != 3 or args or kwargs or _is_hooked(mlp):
+            return whole(x, *args, **kwargs)  # type: ignore[no-any-return]
+        wanted = torch.unique(rows * x.shape[1] + positions).to(
+            x.device
+        )  # a position that is read twice has one gradient
+        out: Tensor = whole(x.flatten(0, 1)[wanted][None]).squeeze(0)  # [n, d]
+        return out.new_zeros(x.shape[0] * x.shape[1], out.shape[-1]).index_copy(0, wanted, out).view(x.shape)
+
+    return [(mlp, thinned)]
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether something (an attached edit) reads or changes what flows inside the module."""
+    return any(inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules())

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from ke_cli.engine.edits import NO_EDIT, Edit
 
+Where = Literal["mlp", "layer", "attention_and_mlp"]
+"""Where a value is added: the MLP projection's output, the layer's output, or (a part each) the outputs of the
+attention and of the MLP."""
+
 Distance = Literal["euclidean", "squared"]
 
 
@@ -56,6 +60,12 @@ class MatchRow:
 
 
 Row = TargetRow | EssenceRow | MatchRow
+
+
+def read_part(row: Row) -> tuple[int, ...]:
+    """Token ids up to the last one that is read: what follows changes nothing (causality)."""
+    last = row.positions[-1] if isinstance(row, TargetRow) else row.position
+    return row.ids[: max(last, row.lookup) + 1]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -118,11 +128,13 @@ class Solution:
         delta: ``[d]`` float32; ``[2 d]`` where one part is added to the attention's output and one to the MLP's.
         initial: ``v_init``, shaped like ``delta``.
         losses: Total loss at each evaluation, in nats.
+        keys: ``[r, m]`` keys of the problem's rows at their lookup positions, if they were asked for.
     """
 
     delta: Tensor
     initial: Tensor
     losses: tuple[float, ...] = field(default=())
+    keys: Tensor | None = None
 
     @property
     def value(self) -> Tensor:

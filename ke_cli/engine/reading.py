@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ke_cli.engine.batching import by_length, halving
-from ke_cli.engine.edits import Edit, attached
-from ke_cli.engine.forward import Padded, by_rows, first_tensor, hooked, run, stopping
+from ke_cli.engine.batching import Budget, in_batches, rows_of
+from ke_cli.engine.edits import Edit, numbers
+from ke_cli.engine.forward import by_rows, first_tensor, hooked, stopping
+from ke_cli.engine.prefixes import Rows
+from ke_cli.engine.sharing import Key
 from ke_cli.models.editable import EditableModel
 
 
@@ -40,7 +41,7 @@ def read(
     sites: Sequence[Site],
     *,
     edits: Sequence[Edit] = (),
-    budget: int,
+    budget: int | Budget,
 ) -> dict[Site, Tensor]:
     """Read activations at single tokens; the pass ends behind the deepest module asked for.
 
@@ -56,39 +57,36 @@ def read(
     Returns:
         For each site a tensor ``[n, width]`` in float32 (float64 for a float64 model), in the order of ``tokens``.
     """
-    rows = sorted({(token.edit, token.ids[: token.index + 1]) for token in tokens})
-    found: dict[tuple[int, tuple[int, ...]], list[Tensor]] = {}
-    for batch in by_length([len(ids) for _, ids in rows], budget):
-        chosen = [rows[index] for index in batch]
-        results = halving(lambda part: _read_batch(model, part, sites, edits), chosen)
-        found.update(zip(chosen, results, strict=True))
-    picked = [found[token.edit, token.ids[: token.index + 1]] for token in tokens]
+    number = numbers(edits)
+    wanted = [(number[token.edit] if edits else 0, token.ids[: token.index + 1]) for token in tokens]
+    rows = sorted(set(wanted))
+    sizes = rows_of(len(ids) for _, ids in rows)
+    results = in_batches(lambda part: _read_batch(model, part, sites, edits), rows, sizes, budget)
+    found = dict(zip(rows, results, strict=True))
+    picked = [found[row] for row in wanted]
     return {site: torch.stack([row[i] for row in picked]) for i, site in enumerate(sites)}
 
 
 def _read_batch(
-    model: EditableModel,
-    rows: Sequence[tuple[int, tuple[int, ...]]],
-    sites: Sequence[Site],
-    edits: Sequence[Edit],
+    model: EditableModel, rows: Sequence[Key], sites: Sequence[Site], edits: Sequence[Edit]
 ) -> list[list[Tensor]]:
-    padded = Padded.of([ids for _, ids in rows], model.device)
-    last = padded.mask.sum(dim=1) - 1  # [b]
+    deepest = model.hf.get_submodule(deepest_of(model, [site.module for site in sites]))
+    batch = Rows.of(model, rows, [len(ids) - 1 for _, ids in rows], edits, stop=deepest)
+    last = batch.tokens.mask.sum(dim=1) - 1  # [b]
     which = torch.arange(len(rows), device=model.device)
     caught: dict[Site, Tensor] = {}
 
     def catcher(site: Site) -> Any:
         def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             value = first_tensor(output) if site.side == "output" else (args[0] if args else kwargs["hidden_states"])
-            caught[site] = by_rows(value, len(rows))[which, last]  # [b, width]
+            value = by_rows(value, len(rows))
+            caught[site] = value[which.to(value.device), last.to(value.device)].to(which.device)  # [b, width]
 
         return catch
 
-    attach = attached(model, edits, [edit for edit, _ in rows]) if edits else nullcontext()
-    deepest = model.hf.get_submodule(deepest_of(model, [site.module for site in sites]))
     hooks = [(model.hf.get_submodule(site.module), catcher(site)) for site in sites]
-    with attach, hooked(hooks), stopping(deepest):
-        run(model, padded)
+    with batch.in_place(), hooked(hooks), stopping(deepest):
+        batch.run()
     values = [caught[site].float() if caught[site].dtype != torch.float64 else caught[site] for site in sites]
     return [[value[row] for value in values] for row in range(len(rows))]
 

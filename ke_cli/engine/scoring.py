@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-from ke_cli.engine.batching import by_length, halving
-from ke_cli.engine.edits import Edit, attached
-from ke_cli.engine.forward import Padded, gathered_logits, run
+from ke_cli.engine.batching import Budget, in_batches, rows_of
+from ke_cli.engine.edits import Edit, numbers
+from ke_cli.engine.forward import gathered_logits
 from ke_cli.engine.generation import greedy
 from ke_cli.engine.geometry import geometries
 from ke_cli.engine.instructions import instruction_ids
+from ke_cli.engine.prefixes import Rows
 from ke_cli.engine.queries import (
     Answer,
     Generation,
@@ -32,6 +32,7 @@ from ke_cli.engine.queries import (
     TopTokens,
     TopTokensQuery,
 )
+from ke_cli.engine.sharing import Key
 from ke_cli.engine.tokens import continuation, encode
 from ke_cli.models.editable import EditableModel
 
@@ -56,7 +57,7 @@ class _Read:
 
 
 def answer(
-    model: EditableModel, questions: Sequence[Sequence[Query]], edits: Sequence[Edit], *, budget: int
+    model: EditableModel, questions: Sequence[Sequence[Query]], edits: Sequence[Edit], *, budget: int | Budget
 ) -> list[dict[Query, Answer]]:
     """Answer the queries of each edit with that edit attached.
 
@@ -75,7 +76,7 @@ def answer(
 
 
 def _answer_together(
-    model: EditableModel, questions: Sequence[Sequence[Query]], edits: Sequence[Edit], budget: int
+    model: EditableModel, questions: Sequence[Sequence[Query]], edits: Sequence[Edit], budget: int | Budget
 ) -> list[dict[Query, Answer]]:
     asked = [(edit, query) for edit, queries in enumerate(questions) for query in dict.fromkeys(queries)]
     answers: list[dict[Query, Answer]] = [{} for _ in questions]
@@ -98,9 +99,10 @@ def _answer_together(
 
 
 def _scores(
-    model: EditableModel, asked: Sequence[tuple[int, Scored]], edits: Sequence[Edit], budget: int
+    model: EditableModel, asked: Sequence[tuple[int, Scored]], edits: Sequence[Edit], budget: int | Budget
 ) -> list[Score | TopTokens]:
-    plans = [_plan(model, edit, query) for edit, query in asked]
+    number = numbers(edits)  # a prompt that is asked about one edit by several cases runs once
+    plans = [_plan(model, number[edit] if edits else 0, query) for edit, query in asked]
     wants: dict[_Want, dict[_Read, None]] = defaultdict(dict)
     for plan in plans:
         for want, read in plan:
@@ -135,28 +137,24 @@ def _assemble(model: EditableModel, query: Scored, results: Sequence[_Result]) -
 
 @torch.no_grad()
 def _read_rows(
-    model: EditableModel, wants: dict[_Want, list[_Read]], edits: Sequence[Edit], budget: int
+    model: EditableModel, wants: dict[_Want, list[_Read]], edits: Sequence[Edit], budget: int | Budget
 ) -> dict[tuple[_Want, _Read], _Result]:
     rows = _longest_rows(wants)
-    results: dict[tuple[_Want, _Read], _Result] = {}
-    keys = list(rows)
-    for batch in by_length([len(ids) for _, ids in keys], budget):
-        part = [(key, [(want, wants[want]) for want in rows[key]]) for key in (keys[index] for index in batch)]
-        for found in halving(lambda some: _read_batch(model, some, edits), part):
-            results.update(found)
-    return results
+    entries = [(key, [(want, wants[want]) for want in own]) for key, own in rows.items()]
+    sizes = rows_of(len(ids) for _, ids in rows)
+    found = in_batches(lambda part: _read_batch(model, part, edits), entries, sizes, budget)
+    return {asked: result for results in found for asked, result in results.items()}
 
 
-_Key = tuple[int, tuple[int, ...]]
-_Rows = Sequence[tuple[_Key, list[tuple[_Want, list[_Read]]]]]
+_Rows = Sequence[tuple[Key, list[tuple[_Want, list[_Read]]]]]
 
 
-def _longest_rows(wants: dict[_Want, list[_Read]]) -> dict[_Key, list[_Want]]:
+def _longest_rows(wants: dict[_Want, list[_Read]]) -> dict[Key, list[_Want]]:
     """Rows that must run: of rows where one begins the other, only the longer (sorted order puts them side by side)."""
-    rows: dict[_Key, list[_Want]] = {}
+    rows: dict[Key, list[_Want]] = {}
     keys = sorted({(want.edit, want.ids) for want in wants}, reverse=True)
-    home: dict[_Key, _Key] = {}
-    last: _Key | None = None
+    home: dict[Key, Key] = {}
+    last: Key | None = None
     for key in keys:
         begins = last is not None and last[0] == key[0] and last[1][: len(key[1])] == key[1]
         home[key] = last if begins and last is not None else key
@@ -167,13 +165,13 @@ def _longest_rows(wants: dict[_Want, list[_Read]]) -> dict[_Key, list[_Want]]:
 
 
 def _read_batch(model: EditableModel, rows: _Rows, edits: Sequence[Edit]) -> list[dict[tuple[_Want, _Read], _Result]]:
-    padded = Padded.of([ids for (_, ids), _ in rows], model.device)
+    first_read = [min(want.position for want, _ in entries) for _, entries in rows]
+    batch = Rows.of(model, [key for key, _ in rows], first_read, edits)
     spots = [(b, want, reads) for b, (_, entries) in enumerate(rows) for want, reads in entries]
     which = torch.tensor([b for b, _, _ in spots], device=model.device)
     where = torch.tensor([want.position for _, want, _ in spots], device=model.device)
-    attach = attached(model, edits, [edit for (edit, _), _ in rows]) if edits else nullcontext()
-    with attach:
-        logits = gathered_logits(model, which, where, lambda: run(model, padded))
+    with batch.in_place():
+        logits = gathered_logits(model, which, where - batch.cuts[which], batch.run)
     log_probabilities = F.log_softmax(logits, dim=-1)  # [n, V]
     results: list[dict[tuple[_Want, _Read], _Result]] = [{} for _ in rows]
     owners = [(n, b, want, read) for n, (b, want, reads) in enumerate(spots) for read in reads]

@@ -21,15 +21,18 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ke_cli.engine.batching import halving
+from ke_cli.engine.batching import Budget, Size, in_batches
 from ke_cli.engine.edits import attached
-from ke_cli.engine.partial import Where, adds_to_residual, prepare
-from ke_cli.engine.problems import Objective, Problem, Solution
+from ke_cli.engine.packages import thrifty
+from ke_cli.engine.partial import adds_to_residual, prepare
+from ke_cli.engine.problems import Objective, Problem, Solution, Where, read_part
+from ke_cli.engine.sharing import pass_in_tokens
 from ke_cli.engine.value_rows import ValueRows, exact
 from ke_cli.models.editable import EditableModel
 
@@ -41,7 +44,8 @@ def optimise(
     layer: int,
     where: Where,
     *,
-    budget: int,
+    budget: int | Budget,
+    keys: bool = False,
 ) -> list[Solution]:
     """Solve independent problems together.
 
@@ -53,34 +57,23 @@ def optimise(
         where: ``mlp`` (the projection's output), ``layer`` (the residual stream behind the layer), or
             ``attention_and_mlp`` (a part for each; values are then ``[2 d]``).
         budget: Tokens per batch.
+        keys: Whether the solutions shall hold the keys of their rows, which are read in passing.
 
     Returns:
         One solution per problem, in order.
     """
-    solved: dict[int, Solution] = {}
-    for package in _packages(problems, budget):
-        found = halving(lambda part: _Loop(model, [problems[i] for i in part], objective, layer, where).run(), package)
-        solved.update(zip(package, found, strict=True))
-    return [solved[index] for index in range(len(problems))]
+    sizes = [_size(problem) for problem in problems]
+    layout = partial(thrifty, start=pass_in_tokens(model.device.type))
+    return in_batches(
+        lambda part: _Loop(model, part, objective, layer, where).run(keys), problems, sizes, budget, layout=layout
+    )
 
 
-def _packages(problems: Sequence[Problem], budget: int) -> list[list[int]]:
-    """Problems with like rows side by side, in packages whose padded rows fit the budget.
-
-    What a step costs is the tokens from the lookup position on, so these are what should be of one length.
-    """
-    tail = [max(len(row.ids) - row.lookup for row in problem.rows) for problem in problems]
-    length = [max(len(row.ids) for row in problem.rows) for problem in problems]
-    packages: list[list[int]] = []
-    rows, longest = 0, 0
-    for index in sorted(range(len(problems)), key=lambda i: (-tail[i], -length[i], i)):
-        if packages and (rows + len(problems[index].rows)) * max(longest, length[index]) <= budget:
-            packages[-1].append(index)
-        else:
-            packages.append([index])
-            rows, longest = 0, 0
-        rows, longest = rows + len(problems[index].rows), max(longest, length[index])
-    return packages
+def _size(problem: Problem) -> Size:
+    """What a step costs is the tokens from the lookup position on, so these are what should be of one length."""
+    rows = problem.rows
+    lengths = [len(read_part(row)) for row in rows]
+    return Size(len(rows), max(lengths), max(n - row.lookup for n, row in zip(lengths, rows, strict=True)))
 
 
 class _Loop:
@@ -99,38 +92,44 @@ class _Loop:
         self.sure_for = [0] * len(problems)  # consecutive evaluations
         rows = [row for problem in problems for row in problem.rows]
         owners = [k for k, problem in enumerate(problems) for _ in problem.rows]
+        self.edited = any(problem.edit.updates for problem in problems)
         residual = adds_to_residual(model, layer)  # before edits are attached: it runs a row of its own
         with self._edits_in_place(owners):
-            ids, lookups = [row.ids for row in rows], [row.lookup for row in rows]
-            self.fixed = prepare(model, ids, lookups, layer, where, residual=residual)
+            ids, lookups = [read_part(row) for row in rows], [row.lookup for row in rows]
+            self.fixed = prepare(model, ids, lookups, layer, where, residual=residual, share=not self.edited)
         first = torch.tensor([0, *torch.tensor([len(p.rows) for p in problems]).cumsum(0)[:-1].tolist()])
         self.initial = exact(self.fixed.initial[first.to(model.device)])  # [n, d]
-        self.deltas = [_start(problem, self.initial[i]) for i, problem in enumerate(problems)]
+        self.limits = objective.clamp * self._norms(self.initial)  # [n, p]
+        starts = [_start(problem, initial) for problem, initial in zip(problems, self.initial, strict=True)]
+        self.delta = torch.stack(starts).requires_grad_()  # [n, d]
         self.batch = ValueRows.of(problems, range(len(problems)), self.fixed)
         self.unedited = self._unedited_essence()
 
     def _edits_in_place(self, owners: Sequence[int]) -> AbstractContextManager[None]:
         """Attach each row's own earlier edit; ``owners [b]`` are problem numbers."""
-        if not any(problem.edit.updates for problem in self.problems):
+        if not self.edited:
             return nullcontext()
         return attached(self.model, [problem.edit for problem in self.problems], owners)
 
+    @torch.no_grad()
     def _unedited_essence(self) -> Tensor:
         """``[n, V]`` log-probabilities of every problem's essence row before the edit (zeros where it has none)."""
-        batch = self.batch
-        if not len(batch.essence_rows):
+        batch, rows = self.batch, self.batch.essence_rows
+        if not len(rows):
             return self.initial.new_zeros(len(self.problems), 0)
-        zero = torch.zeros_like(self.fixed.initial)
-        with torch.no_grad(), self._edits_in_place(batch.owner.tolist()):
-            logits = self.fixed.logits(zero, batch.essence_rows, batch.essence_positions)
+        fixed, places = self.fixed.select(rows), torch.arange(len(rows), device=rows.device)
+        with self._edits_in_place(batch.essence_owner.tolist()):
+            logits = fixed.logits(torch.zeros_like(fixed.initial), places, batch.essence_positions)
         kept = logits.new_zeros(len(self.problems), logits.shape[-1])
         kept[batch.essence_owner] = F.log_softmax(logits, dim=-1)
         return kept
 
-    def run(self) -> list[Solution]:
+    def run(self, keys: bool) -> list[Solution]:
         """Take Adam steps until every problem has converged or the steps are used up."""
-        adam = torch.optim.Adam(self.deltas, lr=self.objective.lr)
+        adam = torch.optim.Adam([self.delta], lr=self.objective.lr)
         losses: list[list[float]] = [[] for _ in self.problems]
+        found: list[Tensor] = list(self.delta.detach())
+        rows: Sequence[Tensor | None] = self._keys() if keys else [None] * len(found)
         active = list(range(len(self.problems)))
         for step in range(self.objective.steps):
             with self._edits_in_place([active[k] for k in self.batch.owner.tolist()]):
@@ -139,20 +138,26 @@ class _Loop:
             for problem, value in zip(active, values, strict=True):
                 losses[problem].append(value)
             going = self._going(active, values, terms)
+            for k in {*range(len(active))} - {*going}:  # Adam's momentum must not move what has converged
+                found[active[k]] = self.delta.detach()[active[k]].clone()
             if not going or step == self.objective.steps - 1:
                 break
             adam.zero_grad(set_to_none=True)
             terms.loss[going].sum().backward()  # type: ignore[no-untyped-call]
-            for k in set(range(len(active))) - set(going):
-                self.deltas[active[k]].grad = None  # Adam's momentum must not move what has converged
             adam.step()
+            self._clamp()
             self._drop(going, active)
             active = [active[k] for k in going]
-            self._clamp(active)
+        for problem in active:
+            found[problem] = self.delta.detach()[problem].clone()
         return [
-            Solution(d.detach(), v, tuple(losses[i]))
-            for i, (d, v) in enumerate(zip(self.deltas, self.initial, strict=True))
+            Solution(delta, initial, tuple(told), read)
+            for delta, initial, told, read in zip(found, self.initial, losses, rows, strict=True)
         ]
+
+    def _keys(self) -> list[Tensor]:
+        """Per problem the keys ``[r, m]`` of its rows at their lookup positions."""
+        return list(torch.split(exact(self.fixed.keys), [len(problem.rows) for problem in self.problems]))
 
     def _going(self, active: Sequence[int], values: Sequence[float], terms: _Terms) -> list[int]:
         """Which of the active problems have not ended with this evaluation."""
@@ -180,19 +185,16 @@ class _Loop:
         return torch.stack([part.norm(dim=-1) for part in values.chunk(self.parts, dim=-1)], dim=-1)
 
     @torch.no_grad()
-    def _clamp(self, active: Sequence[int]) -> None:
-        for problem in active:
-            delta = self.deltas[problem]
-            norms, limits = self._norms(delta), self.objective.clamp * self._norms(self.initial[problem])  # [p]
-            for part, norm, limit in zip(delta.chunk(self.parts), norms, limits, strict=True):
-                if not torch.isfinite(norm):
-                    part.fill_(math.nan)  # a step that overflowed must not be scaled to look sane
-                elif norm > limit:
-                    part.mul_(limit / norm)
+    def _clamp(self) -> None:
+        """Scale every part back into its ball; a step that overflowed must not be scaled to look sane."""
+        norms = self._norms(self.delta)  # [n, p]
+        scale = torch.where(norms > self.limits, self.limits / norms, torch.ones_like(norms))
+        scale = scale.masked_fill(~torch.isfinite(norms), math.nan)
+        self.delta.mul_(scale.repeat_interleave(self.delta.shape[-1] // self.parts, dim=-1))
 
     def _terms(self, active: Sequence[int]) -> _Terms:
         """The loss of each problem that is still going, and what else decides whether it ends."""
-        delta = torch.stack([self.deltas[problem] for problem in active])  # [k, p d]
+        delta = self.delta[list(active)]  # [k, p d]
         decay = (self._norms(delta) / self._norms(self.initial[list(active)]) ** 2).sum(dim=-1)
         loss = self.objective.weight_decay * decay + self._pull(delta, active)
         batch, rows = self.batch, delta[self.batch.owner]  # [b, p d]
@@ -200,12 +202,11 @@ class _Loop:
             return _Terms(loss + batch.match_loss(self.fixed, rows, len(active)), torch.zeros_like(loss), None)
         positions = torch.cat([batch.target_positions, batch.essence_positions])
         logits = self.fixed.logits(rows, torch.cat([batch.target_rows, batch.essence_rows]), positions)
-        log_probabilities = F.log_softmax(logits, dim=-1)
-        n = len(batch.target_rows)
+        asked, essence = torch.split(logits, [len(batch.target_rows), len(batch.essence_rows)])
         unedited = self.unedited[[active[k] for k in batch.essence_owner.tolist()]]
-        kept = batch.essence_loss(log_probabilities[n:], unedited, len(active))
-        said = self._factors(active, loss) * batch.target_loss(log_probabilities[:n], len(active))
-        sure = batch.sure(log_probabilities[:n].detach(), len(active)) if self.objective.asks_if_sure else None
+        kept = batch.essence_loss(F.log_softmax(essence, dim=-1), unedited, len(active))
+        said = self._factors(active, loss) * batch.target_loss(asked, len(active))
+        sure = batch.sure(asked.detach(), len(active)) if self.objective.asks_if_sure else None
         return _Terms(loss + said + self.objective.kl_factor * kept, kept, sure)
 
     def _factors(self, active: Sequence[int], like: Tensor) -> Tensor:
@@ -238,5 +239,4 @@ class _Terms:
 
 
 def _start(problem: Problem, like: Tensor) -> Tensor:
-    start = torch.zeros_like(like) if problem.start is None else problem.start.to(like).clone()
-    return start.requires_grad_()
+    return torch.zeros_like(like) if problem.start is None else problem.start.to(like)

@@ -68,14 +68,14 @@ class ValueRows:
             matches=tuple(row for _, row in matches),
         )
 
-    def target_loss(self, log_probabilities: Tensor, k: int) -> Tensor:
-        """Weighted mean NLL ``[k]`` from log-probabilities ``[n, V]`` at the target positions."""
-        nll: Tensor = -log_probabilities.gather(1, self.target_ids[:, None])[:, 0]  # [n]
+    def target_loss(self, logits: Tensor, k: int) -> Tensor:
+        """Weighted mean NLL ``[k]`` from logits ``[n, V]`` at the target positions."""
+        nll = F.cross_entropy(logits, self.target_ids, reduction="none")  # [n]
         return nll.new_zeros(k).index_add(0, self.target_owner, nll * self.target_weights)
 
-    def sure(self, log_probabilities: Tensor, k: int) -> Tensor:
+    def sure(self, logits: Tensor, k: int) -> Tensor:
         """``[k]``: whether every target token of every row asked is the arg-max of ``[n, V]`` at its position."""
-        missed = (self.target_asked & (log_probabilities.argmax(dim=-1) != self.target_ids)).long()  # [n]
+        missed = (self.target_asked & (logits.argmax(dim=-1) != self.target_ids)).long()  # [n]
         return missed.new_zeros(k).index_add(0, self.target_owner, missed) == 0
 
     def essence_loss(self, current: Tensor, unedited: Tensor, k: int) -> Tensor:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ke_cli.data.types import PLACE
+from ke_cli.engine.batching import Budget
 from ke_cli.engine.covariance import Covariance
 from ke_cli.engine.generation import sample_prefixes
-from ke_cli.engine.partial import Where
-from ke_cli.engine.problems import Objective, Problem, Solution
+from ke_cli.engine.problems import Objective, Problem, Solution, Where
 from ke_cli.engine.reading import Site, Token, read
+from ke_cli.engine.shelf import Shelf
 from ke_cli.engine.statistics import StatisticsStore
 from ke_cli.engine.tokens import encode
 from ke_cli.engine.value import optimise
@@ -24,6 +26,9 @@ T = TypeVar("T")
 
 CHUNK = 1024
 """Texts whose keys are held at once."""
+
+ROOM = 3 * 2**30
+"""Bytes on the model's device for covariances and what is made of them; five layers of GPT-2 XL need 2.3 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,9 @@ class ContextSpec:
 class Workbench:
     """One model with everything that is computed once per model. Nothing here outlives the run or is shared.
 
+    What is large (covariances, their factors, projectors) is held within a limit and made or read again when it has
+    been dropped: `ROOM`, or what one layer needs where that is more.
+
     Args:
         model: The model.
         statistics: Where covariances come from.
@@ -55,30 +63,35 @@ class Workbench:
 
     model: EditableModel
     statistics: StatisticsStore
-    budget: int
+    budget: int | Budget
     reference_prompts: tuple[str, ...] = ()
     _covariances: dict[int, Covariance] = field(default_factory=dict)
     _moments: dict[tuple[int, tuple[str, ...], bool], Covariance] = field(default_factory=dict)
     _keys: dict[tuple[int, tuple[str, ...]], Tensor] = field(default_factory=dict)
     _templates: dict[ContextSpec, tuple[str, ...]] = field(default_factory=dict)
-    _made: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    _shelf: Shelf = field(default_factory=Shelf)
 
-    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """What ``make`` returns, made the first time that ``key`` is asked for (a factor, a projector)."""
-        if key not in self._made:
-            self._made[key] = make()
-        made: T = self._made[key]
-        return made
+    def __post_init__(self) -> None:
+        """Set the limit of what is held."""
+        width = self.model.weight(self.model.projection_name(0)).shape[1]
+        self._shelf.limit = max(ROOM, 12 * width**2)  # float32 matrix and float64 factor of one layer
 
-    def optimise(self, problems: Sequence[Problem], objective: Objective, layer: int, where: Where) -> list[Solution]:
+    def once(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
+        """What ``make`` returns, made when ``key`` is asked for the first time (a projector), or after it had to go."""
+        return self._shelf.get(("once", *key), make)
+
+    def optimise(
+        self, problems: Sequence[Problem], objective: Objective, layer: int, where: Where, *, keys: bool = False
+    ) -> list[Solution]:
         """Solve value problems under the workbench's token budget (see `ke_cli.engine.value.optimise`)."""
-        return optimise(self.model, problems, objective, layer, where, budget=self.budget)
+        return optimise(self.model, problems, objective, layer, where, budget=self.budget, keys=keys)
 
     def covariances(self, layers: Sequence[int]) -> dict[int, Covariance]:
-        """Covariances of ``layers``; those not held yet are computed together in one pass over the text."""
+        """Covariances of ``layers``; those never asked for are computed together in one pass over the text."""
         missing = [layer for layer in layers if layer not in self._covariances]
         if missing:
-            self._covariances.update(self.statistics.covariances(self.model, missing))
+            found = self.statistics.covariances(self.model, missing)
+            self._covariances.update({layer: covariance.on(self._shelf) for layer, covariance in found.items()})
         return {layer: self._covariances[layer] for layer in layers}
 
     def templates(self, spec: ContextSpec) -> tuple[str, ...]:
@@ -119,13 +132,19 @@ class Workbench:
             return base
         known = (layer, texts, base is None)
         if known not in self._moments:
-            total = torch.zeros((), dtype=torch.float64, device=self.model.device)
-            for keys in torch.split(self.last_token_keys(layer, texts), CHUNK):
-                exact = keys.to(self.model.device, torch.float64)
-                total = total + exact.T @ exact  # [m, m]
             name = f"second moment of {len(texts)} reference prompts at layer {layer}"
-            self._moments[known] = Covariance(total, name) if base is None else base.plus(total, name)
+            make = partial(self._sum_over_last_tokens, layer, texts)
+            self._moments[known] = Covariance(make, name, shelf=self._shelf) if base is None else base.plus(make, name)
         return self._moments[known]
+
+    def _sum_over_last_tokens(self, layer: int, texts: tuple[str, ...]) -> Tensor:
+        """The sum of ``k k^T`` ``[m, m]`` over the last tokens of texts, in float64."""
+        everything = self.last_token_keys(layer, texts)
+        total = torch.zeros(everything.shape[1], everything.shape[1], dtype=torch.float64, device=self.model.device)
+        for keys in torch.split(everything, CHUNK):
+            exact = keys.to(self.model.device, torch.float64)
+            total.addmm_(exact.T, exact)
+        return total
 
     def use_templates(self, spec: ContextSpec, templates: Sequence[str]) -> None:
         """Take templates that were sampled before (a run that goes on keeps those it began with)."""

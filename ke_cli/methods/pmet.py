@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ke_cli.engine.partial import Where
-from ke_cli.engine.problems import Objective, Problem, Solution
+from ke_cli.engine.problems import Objective, Problem, Solution, Where
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import check_not_negative, check_positive
 from ke_cli.methods.memit import Memit

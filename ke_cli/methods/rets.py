@@ -15,6 +15,7 @@ unless ``own_prompts`` is set. In the essence row the whole prompt plays the sub
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from ke_cli.engine.problems import Problem
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
 from ke_cli.methods.base import ValueEditor
-from ke_cli.methods.rome import rank_one, template_activations
+from ke_cli.methods.rome import kept_keys, rank_one
 from ke_cli.methods.rows import Essence, target_rows
 
 
@@ -83,9 +84,8 @@ class Rets(ValueEditor):
         """Write fact number ``turn`` of every unit."""
         requests = [unit.requests[turn] for unit in units]
         problems = [self._problem(bench, request, edit) for request, edit in zip(requests, before, strict=True)]
-        solutions = bench.optimise(problems, self.objective, layer, "mlp")
-        templates = bench.templates(self.context())
-        keys = template_activations(bench, layer, requests, before, templates, "prompt_last")[0].double()  # [n, t, m]
+        solutions = bench.optimise(problems, self.objective, layer, "mlp", keys=True)
+        keys = kept_keys(solutions, len(bench.templates(self.context()))).double()  # [n, t, m]
         constraint = self._constraint(bench, layer)
         written = []
         for unit, solution, own in zip(units, solutions, keys, strict=True):
@@ -118,6 +118,17 @@ class Rets(ValueEditor):
         """Keys ``[m, n]`` that the unit's own prompts have added to ``C_sub``, if they are to be left out."""
         if self.own_prompts:
             return None
-        texts, edited = self._references(bench), {request.text for request in unit.requests}
-        own = [place for place, text in enumerate(texts) if text in edited]
+        texts = self._references(bench)
+        places = bench.once(("places", texts), lambda: _places(texts))
+        own = [
+            place for text in dict.fromkeys(request.text for request in unit.requests) for place in places.get(text, ())
+        ]
         return bench.last_token_keys(layer, texts)[own].T.to(bench.model.device).double() if own else None
+
+
+def _places(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Where each text stands."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, text in enumerate(texts):
+        places[text].append(place)
+    return places

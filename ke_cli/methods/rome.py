@@ -78,7 +78,7 @@ class Rome(ValueEditor):
             )
             for request, edit in zip(requests, before, strict=True)
         ]
-        solutions = bench.optimise(problems, self.objective, layer, "mlp")
+        solutions = bench.optimise(problems, self.objective, layer, "mlp", keys=self.key == "prompt")
         return self.insert(bench, layer, requests, before, solutions)
 
     def insert(
@@ -89,9 +89,15 @@ class Rome(ValueEditor):
         before: Sequence[Edit],
         solutions: Sequence[Solution],
     ) -> list[Edit]:
-        """The rank-one updates that turn each subject's key into its optimised value."""
+        """The rank-one updates that turn each subject's key into its optimised value.
+
+        The keys are those the solutions hold, if they hold any: they were read with the same edits in place.
+        """
         templates = bench.templates(self.context())
-        keys, outputs = template_activations(bench, layer, requests, before, templates, "subject_last")
+        if solutions[0].keys is None:
+            keys, outputs = template_activations(bench, layer, requests, before, templates, "subject_last")
+        else:
+            keys = kept_keys(solutions, len(templates))
         covariance = bench.covariances(self.edited_layers(bench.model.n_layers))[layer] if self.covariance else None
         directions = update_directions(keys.mean(dim=1), covariance)  # [n, m]
         if self.key == "prompt":  # W k is v_init, so delta is all that is missing
@@ -104,6 +110,13 @@ class Rome(ValueEditor):
             rank_one(bench.model, layer, residual, key, direction, losses=solution.losses)
             for residual, key, direction, solution in zip(missing, used, directions, solutions, strict=True)
         ]
+
+
+def kept_keys(solutions: Sequence[Solution], templates: int) -> Tensor:
+    """Keys ``[n, t, m]`` of the problems' first ``t`` rows, which are those of the context templates."""
+    kept = [solution.keys for solution in solutions if solution.keys is not None]
+    assert len(kept) == len(solutions), "the solutions were asked for without their keys"
+    return torch.stack([keys[:templates] for keys in kept])
 
 
 def template_activations(

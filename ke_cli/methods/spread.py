@@ -22,8 +22,7 @@ from torch import Tensor
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
 from ke_cli.engine.edits import NO_EDIT, Edit, LowRank, Update, sum_of
-from ke_cli.engine.partial import Where
-from ke_cli.engine.problems import Problem, Solution
+from ke_cli.engine.problems import Problem, Solution, Where
 from ke_cli.engine.reading import Site, Token, read
 from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import ValueEditor

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ke_cli.errors import UserError
+from ke_cli.models.activations import fuse
 from ke_cli.models.architectures import Architecture, architecture_of
 
 
@@ -35,7 +36,8 @@ class EditableModel:
 
     @classmethod
     def of(cls, name: str, hf: Any, tokenizer: Any, fingerprint: str) -> EditableModel:
-        """Freeze ``hf`` and look up its architecture."""
+        """Fuse the activation functions of ``hf``, freeze it, and look up its architecture."""
+        fuse(hf)
         hf.eval().requires_grad_(False)
         config = hf.config.get_text_config()
         found = architecture_of(hf, config.model_type, config.num_hidden_layers, config.hidden_size)
@@ -58,8 +60,12 @@ class EditableModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
-        return self.hf.get_input_embeddings().weight.device  # type: ignore[operator, no-any-return]
+        """Where token ids go in, and where everything is that belongs to no layer (values, losses, statistics)."""
+        return _device_of(self.hf.get_input_embeddings())  # type: ignore[operator]
+
+    def device_of(self, module_name: str) -> torch.device:
+        """Where a projection computes; not the same for all where a model is spread over devices."""
+        return _device_of(self.hf.get_submodule(module_name))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,6 +84,11 @@ class EditableModel:
         """The MLP down-projection of ``layer``: key ``[..., m]`` to value ``[..., d]``."""
         return self.hf.get_submodule(self.projection_name(layer))
 
+    def mlp(self, layer: int) -> nn.Module | None:
+        """The MLP of ``layer``, ``[b, t, d]`` to ``[b, t, d]``; None where the layer holds its parts itself (OPT)."""
+        inside, _, _ = self.architecture.down.rpartition(".")
+        return self.layer(layer).get_submodule(inside) if inside else None
+
     def attention_projection(self, layer: int) -> nn.Module:
         """The output projection of the attention of ``layer``.
 
@@ -94,12 +105,24 @@ class EditableModel:
         return self.hf.get_submodule(f"{self.architecture.layer.format(layer)}.{self.architecture.attention}")
 
     def weight(self, module_name: str) -> Tensor:
-        """The weight of a projection as ``[d_out, d_in]`` (a view; transposed where stored the other way)."""
-        module = self.hf.get_submodule(module_name)
-        weight: Tensor = module.weight  # type: ignore[assignment]
+        """The weight of a projection as ``[d_out, d_in]`` (a view; transposed where stored the other way).
+
+        Where accelerate has off-loaded it, this is what it keeps on the host or reads from disk.
+        """
+        module: Any = self.hf.get_submodule(module_name)
+        weight: Tensor = module.weight
+        if weight.device.type == "meta":
+            weight = module._hf_hook.weights_map["weight"]
         return weight.T if isinstance(module, Conv1D) else weight
 
     @property
     def head(self) -> nn.Module:
         """The module that turns hidden states ``[..., d]`` into logits ``[..., V]``."""
         return self.hf.get_output_embeddings()  # type: ignore[operator, no-any-return]
+
+
+def _device_of(module: Any) -> torch.device:
+    device: torch.device = module.weight.device
+    if device.type != "meta":
+        return device
+    return torch.device(module._hf_hook.execution_device)  # off-loaded by accelerate: where it is put to run

@@ -17,8 +17,8 @@ from torch.optim.optimizer import (
 )
 
 from ke_cli.engine import value
-from ke_cli.engine.partial import Where
-from ke_cli.engine.problems import EssenceRow, MatchRow, Objective, Problem, Solution, TargetRow
+from ke_cli.engine.batching import Budget
+from ke_cli.engine.problems import EssenceRow, MatchRow, Objective, Problem, Solution, TargetRow, Where
 from ke_cli.engine.workbench import Workbench
 from ke_cli.models.editable import EditableModel
 
@@ -47,7 +47,7 @@ class Trace:
     solution: Solution
     deltas: Tensor
     grads: Tensor
-    budget: int
+    budget: int | Budget
 
     @property
     def points(self) -> Tensor:
@@ -63,7 +63,7 @@ class Trace:
         problem = replace(self.problem, start=points[0])
         with _adam_steps() as steps, _steered(points[1:]):
             value.optimise(self.model, [problem], objective, self.layer, self.where, budget=self.budget)
-        return torch.stack([step[0][1] for step in steps])
+        return torch.cat([step[0][1] for step in steps])
 
     @property
     def targets(self) -> list[TargetRow]:
@@ -120,14 +120,21 @@ def _steered(points: Tensor) -> Iterator[None]:
 
 
 def traced(
-    model: EditableModel, problem: Problem, objective: Objective, layer: int, where: Where, budget: int
+    model: EditableModel,
+    problem: Problem,
+    objective: Objective,
+    layer: int,
+    where: Where,
+    budget: int | Budget,
+    *,
+    keys: bool = False,
 ) -> Trace:
     """Solve one problem with the engine, and keep its path."""
     with _adam_steps() as steps:
-        (solution,) = value.optimise(model, [problem], objective, layer, where, budget=budget)
+        (solution,) = value.optimise(model, [problem], objective, layer, where, budget=budget, keys=keys)
     empty = solution.delta.new_zeros(0, len(solution.delta))
-    deltas = torch.stack([step[0][0] for step in steps]) if steps else empty
-    grads = torch.stack([step[0][1] for step in steps]) if steps else empty
+    deltas = torch.cat([step[0][0] for step in steps]) if steps else empty
+    grads = torch.cat([step[0][1] for step in steps]) if steps else empty
     return Trace(model, problem, objective, layer, where, solution, deltas, grads, budget)
 
 
@@ -150,12 +157,14 @@ class WatchedBench(Workbench):
         """
         self.traces, self.imposed = [], evaluations
 
-    def optimise(self, problems: Sequence[Problem], objective: Objective, layer: int, where: Where) -> list[Solution]:
+    def optimise(
+        self, problems: Sequence[Problem], objective: Objective, layer: int, where: Where, *, keys: bool = False
+    ) -> list[Solution]:
         """Solve value problems, and keep their paths."""
         first = len(self.traces)
         for problem in problems:
             numbers = self._numbers(objective, len(self.traces))
-            self.traces.append(traced(self.model, problem, numbers, layer, where, self.budget))
+            self.traces.append(traced(self.model, problem, numbers, layer, where, self.budget, keys=keys))
         return [trace.solution for trace in self.traces[first:]]
 
     def _numbers(self, objective: Objective, index: int) -> Objective:

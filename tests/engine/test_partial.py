@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ke_cli.engine.edits import Edit, LowRank, attached
 from ke_cli.engine.forward import Padded, first_tensor, gathered_logits, hooked, replaced, run, stopping
-from ke_cli.engine.partial import PartialForward, Where, adds_to_residual, prepare
+from ke_cli.engine.partial import PartialForward, adds_to_residual, prepare
+from ke_cli.engine.problems import Where
 from ke_cli.models.architectures import ARCHITECTURES
 from ke_cli.models.editable import EditableModel
 

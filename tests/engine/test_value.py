@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ke_cli.engine.edits import Edit, LowRank, merged
-from ke_cli.engine.partial import Where
-from ke_cli.engine.problems import MatchRow, Objective, Problem, Solution
+from ke_cli.engine.problems import MatchRow, Objective, Problem, Solution, Where
 from ke_cli.engine.tokens import Prompt, encode
 from ke_cli.engine.value import optimise
 from ke_cli.methods.rows import essence_row, target_rows

@@ -70,8 +70,8 @@ def solutions(monkeypatch: pytest.MonkeyPatch) -> list[Solution]:
     seen: list[Solution] = []
     original = Workbench.optimise
 
-    def recording(bench: Workbench, *args: Any) -> list[Solution]:
-        found = original(bench, *args)
+    def recording(bench: Workbench, *args: Any, **kwargs: Any) -> list[Solution]:
+        found = original(bench, *args, **kwargs)
         seen.extend(found)
         return found
 

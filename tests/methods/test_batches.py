@@ -20,6 +20,7 @@ from engine.benches import (
     assert_same_deltas,
     assert_untouched,
     deltas_of,
+    relative,
     state_hash,
     unit_of,
 )
@@ -116,7 +117,18 @@ def test_together_is_alone(kind: str, name: str, bench: Callable[..., Workbench]
     editor, before = build(name, here, steps=4), state_hash(here.model.hf)
     together = editor.edit(here, UNITS)
     assert_untouched(here.model, before)
-    assert_same_edits(together, alone(editor, here), tolerance(name, here))
+    apart = alone(editor, here)
+    limit = tolerance(name, here)
+    if name == "top":
+        exactly = bench(kind, "float64")
+        limit = max(limit, 3 * worst_difference(apart, alone(build(name, exactly, steps=4), exactly)))
+    assert_same_edits(together, apart, limit)
+
+
+def worst_difference(got: Sequence[Edit], exactly: Sequence[Edit]) -> float:
+    """What float32 itself costs: how far edits are from the same edits in float64."""
+    pairs = [(deltas_of(a), deltas_of(b)) for a, b in zip(got, exactly, strict=True)]
+    return max(relative(ours[name], theirs[name]) for ours, theirs in pairs for name in theirs)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -115,7 +115,7 @@ def with_hidden_state(output: Any, state: Tensor) -> Any:
 def reading_output(module: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the outputs of a module, graph attached, while the block runs."""
     seen: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _module, _args, output: seen.append(hidden_state(output)))
+    handle = module.register_forward_hook(lambda _module, _args, output: seen.append(hidden_state(output).clone()))
     try:
         yield seen
     finally:
