@@ -22,7 +22,7 @@ from ke_cli.engine.below import Below, added_to
 from ke_cli.engine.forward import Padded, by_rows, first_tensor, gathered_logits, hooked, run, stopping
 from ke_cli.engine.prefixes import Behind, entering
 from ke_cli.engine.problems import Where
-from ke_cli.engine.sharing import Sharing, pass_in_tokens, shared_prefixes
+from ke_cli.engine.sharing import Sharing, worthwhile_prefixes
 from ke_cli.models.editable import EditableModel
 
 
@@ -164,8 +164,7 @@ def prepare(
         residual = adds_to_residual(model, layer)
     effective: Where = "layer" if residual and where == "mlp" else where
     keys = [(0, row) for row in rows]
-    worth = pass_in_tokens(model.device.type)
-    sharing = shared_prefixes(keys, lookups, worth) if share else Sharing.none(len(rows))
+    sharing = worthwhile_prefixes(keys, lookups, model.device.type) if share else Sharing.none(len(rows))
     below = Below.run(model, rows, lookups, layer, where, effective, sharing)
     padded, starts = Padded.of(rows, model.device), torch.tensor(lookups, device=model.device)
     lengths = padded.mask.sum(dim=1)

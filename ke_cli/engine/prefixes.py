@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from ke_cli.engine.alignment import aligned, prefix_mask
 from ke_cli.engine.edits import Edit, attached
 from ke_cli.engine.forward import Padded, replaced, run, stopping
-from ke_cli.engine.sharing import Key, Sharing, pass_in_tokens, shared_prefixes
+from ke_cli.engine.sharing import Key, Sharing, worthwhile_prefixes
 from ke_cli.models.editable import EditableModel
 
 States = tuple[tuple[Tensor, Tensor], ...]
@@ -197,7 +197,7 @@ class Rows:
             edits: What the rows' edits are numbers of.
             stop: Prefixes run up to this module (by default as far as keys and values are needed).
         """
-        sharing = shared_prefixes(rows, first_read, pass_in_tokens(model.device.type))
+        sharing = worthwhile_prefixes(rows, first_read, model.device.type)
         states: States = ()
         if sharing.prefixes:
             with in_place(model, edits, [edit for edit, _ in sharing.prefixes]):

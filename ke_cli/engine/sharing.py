@@ -41,6 +41,27 @@ class Sharing:
         return cls((), (-1,) * rows, (0,) * rows)
 
 
+def worthwhile_prefixes(rows: Sequence[Key], limits: Sequence[int], device_type: str) -> Sharing:
+    """Shared prefixes, if running them saves more than one more pass costs, padding included.
+
+    Args:
+        rows: The rows, which run as one batch.
+        limits: Most tokens of each row that may belong to a prefix.
+        device_type: Of the device they run on.
+    """
+    worth = pass_in_tokens(device_type)
+    sharing = shared_prefixes(rows, limits, worth)
+    lengths = [len(ids) for _, ids in rows]
+    rests = [length - cut for length, cut in zip(lengths, sharing.cuts, strict=True)]
+    first = [len(ids) for _, ids in sharing.prefixes]
+    return sharing if _padded(lengths) - _padded(rests) - _padded(first) >= worth else Sharing.none(len(rows))
+
+
+def _padded(lengths: Sequence[int]) -> int:
+    """Tokens of a batch with its padding."""
+    return len(lengths) * max(lengths, default=0)
+
+
 def shared_prefixes(rows: Sequence[Key], limits: Sequence[int], worth: int) -> Sharing:
     """Cut rows so that the fewest tokens run, each row having at most one shared prefix.
 

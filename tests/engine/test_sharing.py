@@ -13,7 +13,7 @@ from ke_cli.engine.forward import Padded, gathered_logits, run
 from ke_cli.engine.partial import prepare
 from ke_cli.engine.prefixes import Rows, Sharing, in_place
 from ke_cli.engine.reading import Site, Token, read
-from ke_cli.engine.sharing import Key, pass_in_tokens, shared_prefixes
+from ke_cli.engine.sharing import Key, pass_in_tokens, shared_prefixes, worthwhile_prefixes
 from ke_cli.models.architectures import ARCHITECTURES
 from ke_cli.models.editable import EditableModel
 
@@ -81,6 +81,18 @@ def test_context_templates_of_many_facts() -> None:
     assert {ids for _, ids in sharing.prefixes} == set(templates)
     assert set(sharing.cuts) == {6}
     assert shared_prefixes([(number, ids) for number, (_, ids) in enumerate(rows)], [8] * 12, 1).prefixes == ()
+
+
+def test_padding_counts() -> None:
+    """Sharing that leaves one long row alone saves nothing: the batch stays as long as that row."""
+    head = tuple(range(10, 40))
+    rows = [(0, (*head, last)) for last in range(6)]
+    limits = [len(ids) - 1 for _, ids in rows]
+    assert set(worthwhile_prefixes(rows, limits, "cpu").cuts) == {30}
+    assert worthwhile_prefixes(rows, limits, "cuda") == Sharing.none(6), "one more pass costs more there"
+    alone = [*rows, (0, tuple(range(50, 80)))]
+    assert shared_prefixes(alone, [*limits, 29], 64).prefixes
+    assert worthwhile_prefixes(alone, [*limits, 29], "cpu") == Sharing.none(7)
 
 
 def test_a_pass_costs_more_where_kernels_are_fast() -> None:
