@@ -34,7 +34,7 @@ from ke_cli.models.memory import free_memory
 if TYPE_CHECKING:
     from ke_cli.methods.base import Editor
 
-TOKENS_PER_CASE = 512
+TOKENS_PER_CASE = 256
 """About what one case of a benchmark asks of the model; sets how many units are computed between two writes."""
 
 LARGEST_PACKAGE = 64

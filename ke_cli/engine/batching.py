@@ -57,7 +57,7 @@ Layout = Callable[[Sequence[Size], int], list[list[int]]]
 
 def rows_of(lengths: Iterable[int]) -> list[Size]:
     """Sizes of items of one row each."""
-    return [Size(1, length) for length in lengths]
+    return [Size(1, length, length) for length in lengths]
 
 
 def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:

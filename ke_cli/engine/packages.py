@@ -1,10 +1,17 @@
-"""Which value problems run together: little padding, few passes."""
+"""What runs together: little padding, few passes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ke_cli.engine.batching import Size
+from ke_cli.engine.sharing import pass_in_tokens
+
+
+def thrifty_on(device_type: str) -> Callable[[Sequence[Size], int], list[list[int]]]:
+    """The layout that computes least on a kind of device (see `thrifty`)."""
+    return partial(thrifty, start=pass_in_tokens(device_type))
 
 
 def thrifty(sizes: Sequence[Size], budget: int, *, start: int) -> list[list[int]]:

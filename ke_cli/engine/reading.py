@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ke_cli.engine.batching import Budget, in_batches, rows_of
 from ke_cli.engine.edits import Edit, numbers
 from ke_cli.engine.forward import by_rows, first_tensor, hooked, stopping
+from ke_cli.engine.packages import thrifty_on
 from ke_cli.engine.prefixes import Rows
 from ke_cli.engine.sharing import Key
 from ke_cli.models.editable import EditableModel
@@ -61,7 +62,8 @@ def read(
     wanted = [(number[token.edit] if edits else 0, token.ids[: token.index + 1]) for token in tokens]
     rows = sorted(set(wanted))
     sizes = rows_of(len(ids) for _, ids in rows)
-    results = in_batches(lambda part: _read_batch(model, part, sites, edits), rows, sizes, budget)
+    layout = thrifty_on(model.device.type)
+    results = in_batches(lambda part: _read_batch(model, part, sites, edits), rows, sizes, budget, layout=layout)
     found = dict(zip(rows, results, strict=True))
     picked = [found[row] for row in wanted]
     return {site: torch.stack([row[i] for row in picked]) for i, site in enumerate(sites)}

@@ -19,6 +19,7 @@ from ke_cli.engine.forward import gathered_logits
 from ke_cli.engine.generation import greedy
 from ke_cli.engine.geometry import geometries
 from ke_cli.engine.instructions import instruction_ids
+from ke_cli.engine.packages import thrifty_on
 from ke_cli.engine.prefixes import Rows
 from ke_cli.engine.queries import (
     Answer,
@@ -142,7 +143,8 @@ def _read_rows(
     rows = _longest_rows(wants)
     entries = [(key, [(want, wants[want]) for want in own]) for key, own in rows.items()]
     sizes = rows_of(len(ids) for _, ids in rows)
-    found = in_batches(lambda part: _read_batch(model, part, edits), entries, sizes, budget)
+    layout = thrifty_on(model.device.type)
+    found = in_batches(lambda part: _read_batch(model, part, edits), entries, sizes, budget, layout=layout)
     return {asked: result for results in found for asked, result in results.items()}
 
 

@@ -21,7 +21,6 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,10 +28,9 @@ from torch.nn import functional as F
 
 from ke_cli.engine.batching import Budget, Size, in_batches
 from ke_cli.engine.edits import attached
-from ke_cli.engine.packages import thrifty
+from ke_cli.engine.packages import thrifty_on
 from ke_cli.engine.partial import adds_to_residual, prepare
 from ke_cli.engine.problems import Objective, Problem, Solution, Where, read_part
-from ke_cli.engine.sharing import pass_in_tokens
 from ke_cli.engine.value_rows import ValueRows, exact
 from ke_cli.models.editable import EditableModel
 
@@ -63,7 +61,7 @@ def optimise(
         One solution per problem, in order.
     """
     sizes = [_size(problem) for problem in problems]
-    layout = partial(thrifty, start=pass_in_tokens(model.device.type))
+    layout = thrifty_on(model.device.type)
     return in_batches(
         lambda part: _Loop(model, part, objective, layer, where).run(keys), problems, sizes, budget, layout=layout
     )

@@ -33,7 +33,7 @@ QUICK: dict[str, tuple[str, ...]] = {
 }
 """Settings that keep each method of ``conf/method`` quick and fit for five layers."""
 
-ONE_BY_ONE = "batch_tokens=512"
+ONE_BY_ONE = "batch_tokens=256"
 """The token budget under which each unit of one case is computed and stored by itself."""
 
 

@@ -54,7 +54,7 @@ def test_memory_that_runs_out_costs_no_result_and_is_recorded(
     assert got["batch_tokens"]["least"] <= max(failed) // 2 < got["batch_tokens"]["tokens"]
 
 
-@pytest.mark.parametrize(("tokens", "units"), [(1, 1), (512, 1), (1024, 2), (8192, 16), (10**6, LARGEST_PACKAGE)])
+@pytest.mark.parametrize(("tokens", "units"), [(1, 1), (256, 1), (512, 2), (4096, 16), (10**6, LARGEST_PACKAGE)])
 def test_units_between_two_writes(tokens: int, units: int, tiny_gpt2_dir: Path) -> None:
     plan = make_plan(compose_run(arguments(tiny_gpt2_dir, "none", "dataset.limit=40")))
     assert plan.package(tokens) == units

@@ -34,19 +34,19 @@ def plan_of(text: str) -> dict[str, str]:
         (
             "llama",
             "memit",
-            (*SAME_SUBJECT, "batch_tokens=1024"),
+            (*SAME_SUBJECT, "batch_tokens=512"),
             {
                 "edited modules": "model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj",
                 "cases": "4 in 2 units of 2",
                 "batches": "2 packages of up to 1 units",
-                "tokens in a batch": "1024 (given)",
+                "tokens in a batch": "512 (given)",
                 "statistics": "490.0 KiB",  # 2 layers, 112 squared, float32 and twice float64
             },
         ),
         (
             "gpt2",
             "rome",
-            ("dataset.limit=40", "batch_tokens=8192", "method.layers=[3]"),
+            ("dataset.limit=40", "batch_tokens=4096", "method.layers=[3]"),
             {
                 "edited modules": "transformer.h.3.mlp.c_proj",
                 "cases": "40 in 40 units of 1",
@@ -60,7 +60,7 @@ def plan_of(text: str) -> dict[str, str]:
             (),
             {
                 "edited modules": "none",
-                "batches": "1 packages of up to 16 units",
+                "batches": "1 packages of up to 32 units",
                 "tokens in a batch": "8192 (estimated)",
                 "statistics": "0 B",
             },
@@ -131,7 +131,7 @@ def test_a_method_that_cannot_keep_facts_apart_is_warned_about(
 def test_a_warning_is_recorded_once_however_often_the_run_is_interrupted(
     ke_run: Command, outputs: Path, tmp_path: Path, tiny_gpt2_dir: Path
 ) -> None:
-    given = arguments(tiny_gpt2_dir, "memit", *SAME_SUBJECT, "batch_tokens=1024")
+    given = arguments(tiny_gpt2_dir, "memit", *SAME_SUBJECT, "batch_tokens=512")
     assert start(given, tmp_path / "log", Moment("append", 1, SIGTERM)).ended()[0] == 130
     assert "warning:" in ke_run(*given).out
     assert len(record_of(only_run(outputs))["notes"]) == 1

@@ -112,7 +112,7 @@ def check_same_run(folder: Path, expected: Path) -> None:
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     ke_run: Command, outputs: Path, tmp_path: Path, tiny_llama_dir: Path, reference: Path
 ) -> None:
-    several = ("protocol=same_subject", "dataset.limit=6", "protocol.max_facts=2", "batch_tokens=1024")
+    several = ("protocol=same_subject", "dataset.limit=6", "protocol.max_facts=2", "batch_tokens=512")
     given = arguments(tiny_llama_dir, "memit_merge", *several)
     expected = undisturbed(ke_run, reference, given, "memit_merge")
     times, kills = random.Random(0), 0
