@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -47,7 +48,7 @@ def compare_sides(options: argparse.Namespace) -> Report:
         )
 
 
-class Job:
+class Job(ABC):
     """What both sides do, and how their results are compared.
 
     Args:
@@ -66,17 +67,17 @@ class Job:
             Work(self.fast, count(units), engine.ready),
         )
 
+    @abstractmethod
     def slow(self) -> Any:
         """The textbook's part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fast(self) -> Any:
         """The engine's part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def findings(self, units: Sequence[EditUnit], slow: Any, fast: Any, dtype: torch.dtype) -> list[Finding]:
         """Whether the results agree on the units that both have done."""
-        raise NotImplementedError
 
     def more(self, numbers: Mapping[str, Numbers]) -> dict[str, Any]:
         """Further numbers for the report."""
