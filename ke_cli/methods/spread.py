@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -126,9 +127,10 @@ class SpreadEditor(ValueEditor):
         key_site = Site(model.projection_name(layer), "input")
         whole = model.architecture.layer.format(last) if self.value_at == "layer" else model.projection_name(last)
         state_site = Site(whole, "output")
-        found = read(model, tokens, [key_site, state_site], edits=edits, budget=bench.budget)
-        keys = found[key_site].double().reshape(-1, len(templates), found[key_site].shape[-1])  # [facts, t, m]
-        states = found[state_site].double().reshape(-1, len(templates), model.width)[:, 0]  # [facts, d]
+        read_from = partial(read, model, edits=edits, budget=bench.budget)
+        keys = read_from(tokens, [key_site])[key_site].double()
+        states = read_from(tokens[:: len(templates)], [state_site])[state_site].double()  # [facts, d], un-prefixed
+        keys = keys.reshape(-1, len(templates), keys.shape[-1])  # [facts, t, m]
         return _by_unit(columns, average_keys(keys), states)
 
     def joint_problem(self, bench: Workbench, facts: Facts, edit: Edit = NO_EDIT) -> Problem:

@@ -7,9 +7,10 @@ weights have nothing to look up, and a made-up matrix would be better conditione
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -150,7 +151,16 @@ def _dataset(options: argparse.Namespace) -> list[str]:
         return ["dataset=atlas", limit]
     if not Path(options.dataset).is_file():
         raise UserError(f"there is no file {str(options.dataset)!r}", where="--dataset", allowed="a CounterFact file")
-    return ["dataset=counterfact", f"dataset.path={_quoted(options.dataset)}", limit]
+    grouped = options.same_subject and _lists_subjects(options.dataset)
+    name = "counterfact_same_subject" if grouped else "counterfact"
+    return [f"dataset={name}", f"dataset.path={_quoted(options.dataset)}", limit]
+
+
+def _lists_subjects(path: Path) -> bool:
+    """Whether a file holds subjects with their facts (``records``) rather than facts."""
+    with suppress(ValueError, OSError, LookupError, TypeError):
+        return "records" in json.loads(path.read_text(encoding="utf-8"))[0]
+    return False  # the loader of the data set says what is wrong with it
 
 
 def chosen(units: Sequence[EditUnit], wanted: int, size: int | None) -> tuple[tuple[EditUnit, ...], EditUnit]:
