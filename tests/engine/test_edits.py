@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from ke_cli.engine.edits import NO_EDIT, Dense, Edit, LowRank, Update, attached, load_edit, merged, save_edit, sum_of
+from ke_cli.engine.edits import NO_EDIT, Dense, Edit, LowRank, attached, merged, sum_of
 from ke_cli.engine.forward import Padded, run
 from ke_cli.engine.tokens import encode
 from ke_cli.models.editable import EditableModel
@@ -138,28 +137,6 @@ def test_not_finite(exact_model: EditableModel, value: float) -> None:
     assert not Edit({name: LowRank(bad, good.T)}).is_finite()
     assert not Edit({name: LowRank(good, bad.T)}).is_finite()
     assert not Edit({name: Dense(good), "other": Dense(bad)}).is_finite()
-
-
-def test_save_and_load(exact_model: EditableModel, tmp_path: Path) -> None:
-    edit = sum_of(sum_of(dense(exact_model, 1, 1), low_rank(exact_model, 2, 2, 2)), low_rank(exact_model, 3, 1, 3))
-    save_edit(edit, tmp_path / "edit.safetensors")
-    again = load_edit(tmp_path / "edit.safetensors")
-    assert dict(again.info) == dict(edit.info) == {"loss": 0.5, "steps": 3}
-    assert set(again.updates) == set(edit.updates)
-    for name, update in edit.updates.items():
-        other: Update = again.updates[name]
-        assert type(other) is type(update)
-        assert torch.equal(other.delta(), update.delta()) and other.delta().dtype == torch.float64
-    rows = rows_of(exact_model)
-    with attached(exact_model, [edit], [0] * 6):
-        want = logits(exact_model, rows)
-    with attached(exact_model, [again], [0] * 6):
-        torch.testing.assert_close(logits(exact_model, rows), want, rtol=1e-12, atol=1e-12)
-
-
-def test_save_and_load_no_edit(tmp_path: Path) -> None:
-    save_edit(NO_EDIT, tmp_path / "none.safetensors")
-    assert load_edit(tmp_path / "none.safetensors").updates == {}
 
 
 def test_merged_writes_and_takes_back_every_bit(model: EditableModel) -> None:
