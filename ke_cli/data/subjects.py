@@ -70,7 +70,7 @@ def _folded(text: str) -> tuple[str, list[int]]:
 def _is_whole(prompt: str, span: Span) -> bool:
     """Return whether neither end of the characters cuts a word."""
     start, end = span
-    return not (_joins(prompt[:start][-1:]) and _joins(prompt[start])) and not (
+    return not (start and _joins(prompt[start - 1]) and _joins(prompt[start])) and not (
         _joins(prompt[end - 1]) and _joins(prompt[end : end + 1])
     )
 

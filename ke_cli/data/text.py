@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 
+from ke_cli.data.plain_file import open_plain
 from ke_cli.errors import UserError
 
 WIKIPEDIA = ("wikimedia/wikipedia", "20231101.en")
 """Repository and configuration of the Wikipedia dump on the Hugging Face hub."""
+
+ALLOWED = "wikipedia, atlas, or the path of a UTF-8 text file"
+HINT = "statistics.text=FILE"
+
+LONGEST = 1 << 26
+"""Characters of one line; a file without line ends would be read into memory as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,8 @@ class TextSource:
             for text in prose():
                 digest.update(text.encode())
             return f"atlas/{digest.hexdigest()}"
-        return f"file/{hashlib.sha256(self._file().read_bytes()).hexdigest()}"
+        with self._opened() as file:
+            return f"file/{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
     def documents(self) -> Iterator[str]:
         """Yield documents, none of them empty.
@@ -52,24 +61,31 @@ class TextSource:
         else:
             yield from self._lines()
 
-    def _file(self) -> Path:
-        path = Path(self.source).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"the statistics text {self.source!r} is not a file",
-                where="statistics.text",
-                allowed="wikipedia, atlas, or the path of a UTF-8 text file",
-                hint="statistics.text=FILE",
-            )
-        return path
+    def _opened(self) -> BufferedReader:
+        try:
+            return open_plain(Path(self.source).expanduser())
+        except (FileNotFoundError, UserError, ValueError, RuntimeError) as error:  # no file, or no path of one
+            raise self._unusable("is not a file") from error
+        except OSError as error:
+            raise self._unusable(f"cannot be read: {error.strerror or error}") from error
+
+    def _unusable(self, what: str) -> UserError:
+        return UserError(
+            f"the statistics text {self.source!r:.300} {what}", where="statistics.text", allowed=ALLOWED, hint=HINT
+        )
 
     def _lines(self) -> Iterator[str]:
-        path = self._file()
-        try:
-            with path.open(encoding="utf-8") as file:
-                yield from (line.strip() for line in file if line.strip())
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text (byte {error.start})", where="statistics.text") from error
+        number = 1
+        with TextIOWrapper(self._opened(), encoding="utf-8-sig") as file:
+            try:
+                while line := file.readline(LONGEST + 1):
+                    if len(line) > LONGEST:
+                        raise self._unusable(f"has a line of more than {LONGEST:,} characters (line {number})")
+                    if line.strip():
+                        yield line.strip()
+                    number += 1
+            except UnicodeDecodeError as error:  # what is read ahead is decoded ahead
+                raise self._unusable(f"is not UTF-8 text (after line {number - 1})") from error
 
 
 def _wikipedia() -> Iterator[str]:
@@ -85,7 +101,7 @@ def _wikipedia() -> Iterator[str]:
         for record in stream:
             if record["text"].strip():
                 yield record["text"].strip()
-    except (OSError, ConnectionError, ValueError) as error:
+    except Exception as error:  # whatever the clients of the hub raise, it is the hub that cannot be had
         raise UserError(
             "Wikipedia could not be read from the Hugging Face hub for the covariance statistics",
             where=f"{'/'.join(WIKIPEDIA)}: {type(error).__name__}",

@@ -18,6 +18,12 @@ from ke_cli.errors import UserError
 SHOWN = 20
 """Problems that are printed; the rest is counted."""
 
+WIDEST = 400
+"""Characters of a problem that are printed."""
+
+LONGEST = 20_000
+"""Characters of a text: more than a prompt of any benchmark has, and few enough to look for a subject in."""
+
 KINDS: Final[Mapping[type, str]] = MappingProxyType(
     {str: "a string", list: "a list", dict: "an object", int: "an integer"}
 )
@@ -37,7 +43,8 @@ class Problems:
 
     def add(self, where: str, what: str) -> None:
         """Note a problem of a record."""
-        self._found.append(f"{where}: {what}")
+        problem = f"{where}: {what}"
+        self._found.append(problem if len(problem) <= WIDEST else f"{problem[:WIDEST]} ...")
 
     def check(self) -> None:
         """Raise one `UserError` with the first problems and the number of all; return if there are none."""
@@ -85,7 +92,7 @@ class Node:
 
     def optional(self, key: str) -> str:
         """Return a string that may be absent, null or empty."""
-        return "" if self.fields.get(key) is None else self._value(key, str) or ""
+        return "" if self.fields.get(key) is None else self._bounded(key, self._value(key, str) or "")
 
     def prompts(self, key: str, *, required: bool = True) -> tuple[str, ...]:
         """Return a list of prompts without their trailing spaces."""
@@ -109,7 +116,7 @@ class Node:
             value = value[0] if value else None
         if value is not None and not isinstance(value, str):
             self.wrong(key, f"must be a string or lists of strings, not {_kind(value)}")
-        return value.lstrip(" ") if isinstance(value, str) and value.strip() else ""
+        return self._bounded(key, value).lstrip(" ") if isinstance(value, str) and value.strip() else ""
 
     def child(self, key: str) -> Node | None:
         """Return the object in a field, or None where there is none."""
@@ -147,7 +154,14 @@ class Node:
     def _text(self, place: str, value: str | None) -> str:
         if value is not None and not value.strip():
             self.wrong(place, "is empty")
-        return value or ""
+        return self._bounded(place, value or "")
+
+    def _bounded(self, place: str, text: str) -> str:
+        """Return a text, or nothing in the place of one that is too long."""
+        if len(text) <= LONGEST:
+            return text
+        self.wrong(place, f"has {len(text):,} characters, more than the {LONGEST:,} that are allowed")
+        return ""
 
 
 def records(document: Any, problems: Problems) -> list[Node]:
@@ -201,7 +215,7 @@ def _label(name: str, index: int, item: Any) -> str:
     identity = item.get("case_id", item.get("subject")) if isinstance(item, dict) else None
     plain = isinstance(identity, (int, str)) and not isinstance(identity, bool)
     key = "case_id" if plain and "case_id" in item else "subject"
-    return f"{name} {index}" + (f" ({key} {identity!r:.60})" if plain else "")
+    return f"{name:.200} {index}" + (f" ({key} {identity!r:.60})" if plain else "")
 
 
 def _kind(value: Any) -> str:
