@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ke_cli.data.text import TextSource
@@ -23,7 +24,7 @@ from ke_cli.models.editable import EditableModel
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 WORTH_KEEPING: Mapping[tuple[str, str], int] = {
     ("factor", "cpu"): 4096,
@@ -97,12 +98,13 @@ class StatisticsStore:
         return found["covariance"].to(model.device, copy=True)  # a mapped file must not change under a run
 
     def _compute(self, model: EditableModel, layers: list[int], wanted: dict[int, dict[str, Any]]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
+        with self._alone(wanted[layers[0]]):
             # another process may have been faster
             missing = [layer for layer in layers if self.load(self._file(wanted[layer])) is None]
             if not missing:
                 return
+            for layer in missing:
+                self._file(wanted[layer]).put_aside()
             tokens = wanted[missing[0]]["tokens"]
             log.debug("covariance of layers %s from %d tokens of %s", missing, tokens, self.spec.text.source)
             checkpoint = self._checkpoint(model, [wanted[layer] for layer in missing])
@@ -115,9 +117,47 @@ class StatisticsStore:
                 budget=self.budget,
                 checkpoint=checkpoint,
             )
+            self._refuse_other_text(wanted[missing[0]]["text"], checkpoint)
             for layer, matrix in matrices.items():
                 self._save(self._file(wanted[layer]), matrix.to(device="cpu", dtype=torch.float32).contiguous(), seen)
             checkpoint.remove()
+
+    @contextmanager
+    def _alone(self, identity: dict[str, Any]) -> Iterator[None]:
+        """Wait for other processes that make the same pass; a lock goes with its process, however that ends.
+
+        Raises:
+            UserError: The folder cannot be used.
+        """
+        lock = FileLock(self.folder / f".{_pass_hash(identity)}.lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.warning("waiting for another process, which computes the same covariance statistics")
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            raise unusable(self.folder, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _refuse_other_text(self, began_with: str, checkpoint: CheckpointFile) -> None:
+        """Keep nothing that was read from a text while it changed.
+
+        Raises:
+            UserError: The text is not the one that the pass began with.
+        """
+        if self.spec.text.identity() == began_with:
+            return
+        checkpoint.remove()
+        raise UserError(
+            "the statistics text changed while it was read",
+            where=f"statistics.text={self.spec.text.source}",
+            hint="start the same command again when nothing writes to it any more",
+        )
 
     def _identity(self, model: EditableModel, layer: int, text: str | None = None) -> dict[str, Any]:
         return {
@@ -138,16 +178,16 @@ class StatisticsStore:
 
     def _checkpoint(self, model: EditableModel, identities: list[dict[str, Any]]) -> CheckpointFile:
         """One file for each model and text: a pass over other layers takes its place."""
-        common = {key: value for key, value in identities[0].items() if key != "module"}
-        path = self.folder / f"unfinished-{short_hash(common)}.safetensors"
+        path = self.folder / f"unfinished-{_pass_hash(identities[0])}.safetensors"
         identity = {"layers": identities, "device": model.device.type}
         return CheckpointFile(Kept(path, identity, "beginning anew"), self.save_every)
 
     def load(self, file: Kept) -> dict[str, Tensor] | None:
         """Read a file, and its checksum unless this process has compared that before."""
-        if not file.path.is_file():
+        try:
+            stamp = file.path.stat()
+        except OSError:  # there is none, or its folder cannot be used
             return None
-        stamp = file.path.stat()
         known = self._checked.get(file.path) == (stamp.st_mtime_ns, stamp.st_size)
         found = file.load(check=not known)
         if found is not None:
@@ -158,11 +198,7 @@ class StatisticsStore:
         try:
             file.save({"covariance": matrix}, tokens_seen=str(seen))
         except OSError as error:
-            raise UserError(
-                f"the covariance statistics could not be stored: {error}",
-                where=str(self.folder),
-                hint="free some space, or set KE_CACHE to another folder",
-            ) from error
+            raise unusable(self.folder, error) from error
 
 
 @dataclass(frozen=True)
@@ -237,6 +273,20 @@ class CheckpointFile:
     def remove(self) -> None:
         """Nothing is unfinished any more."""
         self.file.path.unlink(missing_ok=True)
+
+
+def unusable(folder: Path, error: Exception) -> UserError:
+    """The error for a cache folder in which statistics cannot be kept."""
+    return UserError(
+        f"the covariance statistics could not be stored: {getattr(error, 'strerror', None) or error}",
+        where=str(folder),
+        hint="free some space there, or set the environment variable KE_CACHE to a folder you can write to",
+    )
+
+
+def _pass_hash(identity: Mapping[str, Any]) -> str:
+    """Names a pass over a text with a model, whatever its layers."""
+    return short_hash({key: value for key, value in identity.items() if key != "module"})
 
 
 def _width(model: EditableModel, layer: int) -> int:

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from ke_cli.errors import UserError
 from ke_cli.models.activations import fuse
 from ke_cli.models.architectures import Architecture, architecture_of
+from ke_cli.models.fingerprint import FolderState
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class EditableModel:
         tokenizer: A fast tokenizer (character offsets are needed).
         architecture: Where layers and down-projections are.
         fingerprint: SHA-256 over the weights, configuration and tokenizer files.
+        origin: What its folder held when it was loaded; None for a model from the hub.
     """
 
     name: str
@@ -33,15 +35,18 @@ class EditableModel:
     tokenizer: Any
     architecture: Architecture
     fingerprint: str
+    origin: FolderState | None = None
 
     @classmethod
-    def of(cls, name: str, hf: Any, tokenizer: Any, fingerprint: str) -> EditableModel:
+    def of(
+        cls, name: str, hf: Any, tokenizer: Any, fingerprint: str, origin: FolderState | None = None
+    ) -> EditableModel:
         """Fuse the activation functions of ``hf``, freeze it, and look up its architecture."""
         fuse(hf)
         hf.eval().requires_grad_(False)
         config = hf.config.get_text_config()
         found = architecture_of(hf, config.model_type, config.num_hidden_layers, config.hidden_size)
-        return cls(name, hf, tokenizer, found, fingerprint)
+        return cls(name, hf, tokenizer, found, fingerprint, origin)
 
     @property
     def config(self) -> Any:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.import_utils import is_accelerate_available
 
 from ke_cli.errors import UserError
 from ke_cli.models.editable import EditableModel
-from ke_cli.models.fingerprint import fingerprint
+from ke_cli.models.fingerprint import FolderState, fingerprint, stamp_of
 from ke_cli.models.memory import ran_out_of_memory
 
 BUNDLED = "bundled:"
@@ -104,7 +105,7 @@ def text_config(source: ModelSource) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"config.json cannot be read: {error}", where=f"model.path={source.path}") from error
     if not isinstance(config, dict):
         raise UserError("config.json is not a JSON object", where=f"model.path={source.path}")
@@ -114,30 +115,28 @@ def text_config(source: ModelSource) -> dict[str, Any] | None:
 
 def depth_of(source: ModelSource) -> int | None:
     """Number of decoder layers from a local ``config.json``; None if it does not say or is not local."""
-    config = text_config(source) or {}
-    depth = next((config[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in config), None)
-    return depth if isinstance(depth, int) else None
+    return _count(source, "num_hidden_layers", "n_layer", "num_layers")
 
 
 def width_of(source: ModelSource) -> int | None:
     """Hidden width from a local ``config.json``; None if it does not say or is not local."""
-    config = text_config(source) or {}
-    width = next((config[key] for key in ("hidden_size", "n_embd") if config.get(key)), None)
-    return width if isinstance(width, int) else None
+    return _count(source, "hidden_size", "n_embd")
 
 
 def vocabulary_of(source: ModelSource) -> int | None:
     """Size of the vocabulary from a local ``config.json``; None if it does not say or is not local."""
-    size = (text_config(source) or {}).get("vocab_size")
-    return size if isinstance(size, int) else None
+    return _count(source, "vocab_size")
 
 
 def mlp_width_of(source: ModelSource) -> int | None:
     """Width of the MLP from a local ``config.json``; None if it does not say or is not local."""
-    config = text_config(source) or {}
-    hidden = width_of(source) or 0
-    width = next((config[key] for key in ("intermediate_size", "n_inner", "ffn_dim") if config.get(key)), 4 * hidden)
-    return int(width) or None
+    return _count(source, "intermediate_size", "n_inner", "ffn_dim") or 4 * (width_of(source) or 0) or None
+
+
+def _count(source: ModelSource, *keys: str) -> int | None:
+    """The first of some settings of a local ``config.json`` that is a number from 1; None if none is."""
+    values = map((text_config(source) or {}).get, keys)
+    return next((value for value in values if type(value) is int and value > 0), None)
 
 
 def weight_bytes(source: ModelSource) -> int | None:
@@ -161,11 +160,12 @@ def load(source: ModelSource) -> EditableModel:
     """Load model and tokenizer, frozen and in evaluation mode.
 
     Raises:
-        UserError: If the folder is incomplete, the hub has no such model or cannot be reached, memory is too
-            small, or the tokenizer gives no character offsets.
+        UserError: If the folder is incomplete or changes meanwhile, the hub has no such model or cannot be reached,
+            memory is too small, or the tokenizer gives no character offsets.
     """
     check_folder(source)
     _check_accelerate(source)
+    stamp = _stamp(source)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = source.folder
     place = str(folder) if folder is not None else source.path
@@ -180,7 +180,7 @@ def load(source: ModelSource) -> EditableModel:
             use_safetensors=True,
             **common,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, MemoryError, SafetensorError) as error:
+    except Exception as error:  # a folder may be wrong in ways that nobody thought of
         raise _too_big(source) if ran_out_of_memory(error) else _unloadable(source, error) from error
     if not tokenizer.is_fast:
         raise UserError(
@@ -190,7 +190,39 @@ def load(source: ModelSource) -> EditableModel:
         )
     if source.device_map is None:
         hf = _to_device(hf, source)
-    return EditableModel.of(source.name, hf, tokenizer, fingerprint(hf, folder))
+    if folder is None:
+        return EditableModel.of(source.name, hf, tokenizer, fingerprint(hf, None))
+    _own(hf)
+    origin = _origin(source, folder, stamp)
+    return EditableModel.of(source.name, hf, tokenizer, fingerprint(hf, origin), origin)
+
+
+def _stamp(source: ModelSource) -> str | None:
+    """The stamp of a local folder; None where there is none (any more)."""
+    with suppress(OSError):
+        return None if source.folder is None else stamp_of(source.folder)
+    return None
+
+
+def _origin(source: ModelSource, folder: Path, stamp: str | None) -> FolderState:
+    """What the folder holds, which must be what has been loaded."""
+    with suppress(OSError):
+        origin = FolderState.of(folder)
+        if stamp_of(folder) == stamp:
+            return origin
+    raise UserError(
+        "the model folder changed while the model was being loaded",
+        where=f"model.path={source.path}",
+        hint="start the same command again when nothing writes to it any more",
+    )
+
+
+@torch.no_grad()
+def _own(hf: Any) -> None:
+    """Copy what is on the CPU: it may be mapped from the files, and what is written there would come into the model."""
+    for tensor in (*hf.parameters(), *hf.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _check_accelerate(source: ModelSource) -> None:

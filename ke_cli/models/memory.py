@@ -1,10 +1,13 @@
-"""Memory of the host (control groups of containers and batch systems included) and of devices: free, and run out of."""
+"""Memory of devices and of the host (with the limits of containers and batch systems), and signs that it ran out."""
 
 from __future__ import annotations
 
 import gc
 import os
+import resource
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,11 +17,11 @@ from ke_cli.errors import UserError
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
 
-FILES = {  # by version of the control groups: limit, use, and the part of the use that is cache files
-    2: ("memory.max", "memory.current", "inactive_file"),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
+LIMITS = {2: "memory.max", 1: "memory.limit_in_bytes"}
+"""The file that says how much a group may take, by version of the control groups."""
 
 
 SIGNS = (
@@ -43,6 +46,23 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
+def broken_device() -> str | None:
+    """Why a device that this process computes on does no work any more; None where all do.
+
+    After some errors (an illegal access, a failed assertion, a GPU that dropped off the bus) every call fails until the
+    process is started anew.
+    """
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
+        return None
+    for number in range(torch.cuda.device_count()):
+        try:
+            if torch.cuda.memory_allocated(number):  # a device that is not used must not be woken up
+                torch.cuda.synchronize(number)
+        except RuntimeError as error:
+            return str(error).strip().partition("\n")[0][:300]
+    return None
+
+
 def release_unused() -> None:
     """Give back what nothing refers to any longer, so that it can be allocated anew."""
     gc.collect()
@@ -50,32 +70,50 @@ def release_unused() -> None:
         torch.cuda.empty_cache()
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device, those that torch holds unused included."""
+def restart_peak() -> None:
+    """Forget the peak so far, so that a run in a process that has done others counts its own; where the system can."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        RESET.write_text("5", encoding="ascii")
+
+
+def peak_memory() -> int:
+    """Bytes taken at most since the last restart: on the GPU where there is one, else by the process on the host."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        lines = dict(line.split(":", 1) for line in STATUS.read_text(encoding="ascii").splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that a device has, however many of them are in use: the same whenever it is asked for."""
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + unused)
+        return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+        return int(torch.mps.recommended_max_memory())
     return host_memory()
 
 
 def host_memory() -> int:
-    """Bytes that this process can still take on the host: what is available, or less where a group is limited."""
-    return min([_available(MEMINFO), *_left_in_groups(MEMBERSHIP, CGROUPS)])
+    """Bytes that this process may take of the host: what is installed, or less where a group is limited."""
+    return min([_installed(MEMINFO), *_limits_of_groups(MEMBERSHIP, CGROUPS)])
 
 
-def _available(meminfo: Path) -> int:
-    """``MemAvailable``; half of the physical memory where the system does not tell."""
+def _installed(meminfo: Path) -> int:
+    """``MemTotal``, or what the C library knows where the system does not tell."""
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        return int(lines["MemTotal"].split()[0]) * 1024
     except (OSError, ValueError, KeyError, IndexError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _left_in_groups(membership: Path, root: Path) -> Iterator[int]:
-    """What every control group that this process is in, or that these are in, still allows; limits are nested."""
+def _limits_of_groups(membership: Path, root: Path) -> Iterator[int]:
+    """The limit of every control group that this process is in, or that these are in; limits are nested."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -88,19 +126,16 @@ def _left_in_groups(membership: Path, root: Path) -> Iterator[int]:
         top = root if version == 2 else root / "memory"
         group = top / path.lstrip("/")  # inside a container it may not exist: its own group is then the top
         for folder in (group, *group.parents):
-            left = _left(folder, version)
-            if left is not None:
-                yield left
+            limit = _limit(folder / LIMITS[version])
+            if limit is not None:
+                yield limit
             if folder == top:
                 break
 
 
-def _left(group: Path, version: int) -> int | None:
-    """What one group still allows; None where it is not limited. Cache files make way when memory is needed."""
-    limit, use, cache = FILES[version]
+def _limit(file: Path) -> int | None:
+    """What one group may take; None where it is not limited."""
     try:
-        allowed, used = (int((group / name).read_text(encoding="ascii")) for name in (limit, use))
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return max(0, allowed - used + int(statistics.get(cache, 0)))
+        return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):  # no such file, or the word "max"
         return None

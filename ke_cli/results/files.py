@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ke_cli.errors import UserError
+
+GONE = (errno.ENOENT, errno.ESTALE)
+"""With these the system says that a folder or file is no longer where it was."""
 
 
 def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
@@ -27,6 +34,16 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what killed calls of `write_atomic` left in a folder whose only writer is the caller.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    for leftover in directory.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_output(path: Path, content: bytes) -> None:
@@ -53,13 +70,49 @@ def write_output(path: Path, content: bytes) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make the names in ``directory`` durable, where its file system knows how to."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        # Some network file systems refuse to sync a folder; the content of the files is synced all the same.
-        with suppress(OSError):
+    # Some network file systems refuse to sync a folder, and some folders may be used but not read; the content of the
+    # files is synced all the same.
+    with suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP wait until the body is through, so that it is done as a whole or not at all."""
+    if threading.current_thread() is not threading.main_thread():  # such a thread is never interrupted
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, lambda number, _: arrived.append(number))
+        yield
     finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a regular file only: no link that leads elsewhere, and no pipe that never ends.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
+        raise ValueError("not a plain file")
+    return os.fdopen(descriptor, "rb", buffering=1 << 20)
 
 
 @contextmanager
@@ -75,8 +128,12 @@ def explained(where: Path) -> Iterator[None]:
         raise UserError(
             f"the results cannot be written: {error.strerror or error}",
             where=str(error.filename or where),
-            hint=f"no finished case is lost; {_advice(error.errno)}, then start the same command again",
+            hint=f"{_what_is_safe(error.errno)}; {_advice(error.errno)}, then start the same command again",
         ) from error
+
+
+def _what_is_safe(code: int | None) -> str:
+    return "what was stored is where the folder is now" if code in GONE else "no finished case is lost"
 
 
 def _advice(code: int | None) -> str:
@@ -86,4 +143,6 @@ def _advice(code: int | None) -> str:
         return "make the folder writable, or choose another one with output_dir=..."
     if code in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
         return "choose an output_dir=... on a file system that can lock files"
+    if code in GONE:
+        return "put it back where it was, if it was moved"
     return "check the folder and its disk, or choose another one with output_dir=..."

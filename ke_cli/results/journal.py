@@ -1,8 +1,12 @@
-"""The case log: one JSON line per case; the lines of a unit are written together and count only together."""
+"""The case log: one JSON line per case; the lines of a unit are written together and count only together.
+
+Every line ends with a checksum of itself, so that a garbled digit, which leaves it JSON, is noticed all the same.
+"""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +18,14 @@ from ke_cli.results.strict_json import dump, load_object
 
 SCHEMA = 1
 CASES_FILE = "cases.jsonl"
+LONGEST_LINE = 1 << 26
+"""Bytes read for one line; more of it is bad content, like any other."""
+
 RAW_KEYS = ("before", "after")
+ABOUT_KEYS = ("subject", "relation")
 _RAW_START = b',"before":'
+_CHECK_START = b',"check":"'
+_CHECK_LENGTH = len(_CHECK_START + b'00000000"}\n')
 
 T = TypeVar("T")
 
@@ -34,7 +44,8 @@ def _plain() -> SchemaValidator:
         "metrics": core_schema.dict_schema(text, values),
     }
     required = {name: core_schema.typed_dict_field(kind) for name, kind in fields.items()}
-    return SchemaValidator(core_schema.typed_dict_schema(required, extra_behavior="ignore"))
+    about = {name: core_schema.typed_dict_field(text, required=False) for name in ABOUT_KEYS}
+    return SchemaValidator(core_schema.typed_dict_schema(required | about, extra_behavior="ignore"))
 
 
 _PLAIN = _plain()
@@ -52,6 +63,8 @@ class CaseLine:
         error: The reason of a failure, or nothing.
         prompts_sha256: Hash of the prompts that were really used.
         metrics: Column name to value; None where the case has no such prompts. May hold NaN or infinities.
+        subject: What the edited fact is about; empty where the line does not tell.
+        relation: The relation of the edited fact; empty where the line does not tell.
     """
 
     case_id: str
@@ -61,6 +74,8 @@ class CaseLine:
     error: str
     prompts_sha256: str
     metrics: Mapping[str, float | None]
+    subject: str = ""
+    relation: str = ""
 
     @classmethod
     def parse_plain(cls, text: bytes) -> CaseLine:
@@ -78,6 +93,7 @@ class CaseLine:
             error=(raw["error"] or "")[:1000],
             prompts_sha256=raw["prompts_sha256"][:128],
             metrics=raw["metrics"],
+            **_about(raw),
         )
 
     @classmethod
@@ -101,7 +117,14 @@ class CaseLine:
             error=str(raw.get("error") or "")[:1000],
             prompts_sha256=str(raw.get("prompts_sha256") or "")[:128],
             metrics={key: _number(value) for key, value in _field(raw, "metrics", dict).items()},
+            **_about(raw),
         )
+
+
+def _about(raw: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the fact is about, where it is told as text; no table needs it, so nothing else is refused."""
+    found = {key: raw.get(key) for key in ABOUT_KEYS}
+    return {key: value[:500] for key, value in found.items() if isinstance(value, str)}
 
 
 def _field(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
@@ -114,7 +137,7 @@ def _field(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
 def _number(value: object) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"a metric is not a number: {value!r:.40}")
     try:
         return float(value)
@@ -123,30 +146,54 @@ def _number(value: object) -> float | None:
 
 
 def encode(line: Mapping[str, Any]) -> bytes:
-    """Return the line as it is stored: strict JSON, with the bulky raw answers behind all that tables need."""
+    """Return the line as it is stored: strict JSON, the bulky raw answers behind all that tables need, a checksum."""
     raw = {key: line[key] for key in RAW_KEYS if key in line}
-    rest = {key: value for key, value in line.items() if key not in raw}
-    return dump({"schema": SCHEMA, **rest, **raw}) + b"\n"
+    rest = {key: value for key, value in line.items() if key not in raw and key != "check"}
+    content = dump({"schema": SCHEMA, **rest, **raw})[:-1]
+    return content + _seal(content)
+
+
+def _seal(content: bytes) -> bytes:
+    """The end of a line: the CRC-32 of all that stands before it."""
+    return _CHECK_START + b'%08x"}\n' % zlib.crc32(content)
+
+
+def _is_sealed(text: bytes) -> bool:
+    """Whether a line has a checksum, as all have that were not written before there was one.
+
+    Raises:
+        ValueError: It is wrong.
+    """
+    end = text[-_CHECK_LENGTH:]
+    if not end.startswith(_CHECK_START):
+        return False
+    if end != _seal(text[:-_CHECK_LENGTH]):
+        raise ValueError("garbled: its checksum is wrong")
+    return True
 
 
 def decode(text: bytes, *, whole: bool) -> CaseLine:
     """Read a stored line; unless ``whole``, without decoding the raw answers that make up most of it.
 
     The raw answers start where the bytes ``,"before":`` stand: inside a JSON string its quotes would be escaped,
-    and at a deeper level the head would not be an object. Lines of other writers are decoded whole.
+    and at a deeper level the head would not be an object. Lines of other writers, and those
+    without a checksum, are decoded whole.
 
     Raises:
         ValueError: Not a case line.
     """
     if not text.endswith(b"\n"):
         raise ValueError("torn: no end of line")
-    if not whole and text.endswith(b"}\n") and (end := text.find(_RAW_START)) >= 0:
+    sealed = _is_sealed(text)  # then it is as it was written, and nobody looks for keys that stand twice
+    end = text.find(_RAW_START)
+    if not whole and text.endswith(b"}\n") and end >= 0 and (sealed or text.find(b'"metrics":', end) < 0):
         head = text[:end] + b"}"
+        if sealed:
+            with suppress(ValueError):
+                return CaseLine.parse_plain(head)
         with suppress(ValueError):
-            return CaseLine.parse_plain(head)
-        with suppress(ValueError):
-            return CaseLine.parse(load_object(head))
-    return CaseLine.parse(load_object(text))
+            return CaseLine.parse(load_object(head, sealed=sealed))
+    return CaseLine.parse(load_object(text, sealed=sealed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +229,7 @@ def scan(stream: BinaryIO, *, whole: bool) -> Iterator[Block]:
     """Cut the case log into blocks that cover it without gaps."""
     start = end = 0
     lines: dict[str, CaseLine] = {}
-    for text in stream:
+    while text := stream.readline(LONGEST_LINE):
         line, problem = _attempt(text, whole)
         if lines and not (line and _belongs(line, lines)):
             yield Block(start, end, tuple(lines.values()))

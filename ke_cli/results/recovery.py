@@ -50,14 +50,22 @@ def _light(block: Block) -> Block:
 def _reject(path: Path, kept: Sequence[Block], rejected: Sequence[Block]) -> Iterator[str]:
     if not rejected:
         return
-    with path.with_name(REJECTED_FILE).open("ab") as aside:
-        aside.writelines(_texts(path, rejected))
-        aside.flush()
-        os.fsync(aside.fileno())
+    _put_aside(path.with_name(REJECTED_FILE), b"".join(_texts(path, rejected)))
     write_atomic(path, _texts(path, kept))
     lines = sum(max(1, len(block.lines)) for block in rejected)
     why = next((block.problem for block in rejected if block.problem), "units that are not whole")
     yield f"{lines} bad line(s) of {path.name} were moved to {REJECTED_FILE} ({why}); they will be computed again"
+
+
+def _put_aside(path: Path, text: bytes) -> None:
+    """Append to a file, unless a process that was killed right behind this has done so already."""
+    with path.open("a+b") as aside:
+        aside.seek(max(0, aside.seek(0, os.SEEK_END) - len(text)))
+        if aside.read() == text:
+            return
+        aside.write(text)
+        aside.flush()
+        os.fsync(aside.fileno())
 
 
 def _texts(path: Path, blocks: Sequence[Block]) -> Iterator[bytes]:

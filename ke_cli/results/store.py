@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from ke_cli.errors import UserError
-from ke_cli.results.files import explained, sync_directory, write_atomic
+from ke_cli.results.earlier import malformed, refuse_odd_files
+from ke_cli.results.files import explained, remove_leftovers, sync_directory, undisturbed, write_atomic
 from ke_cli.results.journal import CASES_FILE, SCHEMA, CaseLine, decode, encode
-from ke_cli.results.lock import acquire
+from ke_cli.results.lock import Held, is_still
 from ke_cli.results.record import RUN_FILE
 from ke_cli.results.recovery import recover
 from ke_cli.results.strict_json import dump, load_object
@@ -30,17 +32,21 @@ class RunStore:
         notes: What was found wrong with earlier results and how it was put right.
     """
 
-    def __init__(self, directory: Path, lock: int) -> None:
-        """Take over a locked directory; call `open` instead."""
-        self.directory = directory
-        self._lock = lock
+    def __init__(self, directory: Path, held: Held) -> None:
+        """Take over a directory that is held; call `open` instead."""
+        self.directory, self._held = directory, held
+        remove_leftovers(directory)
         self.record = _earlier_record(directory)
         found = recover(directory / CASES_FILE)
         self.notes = list(found.notes)
         self.done_units: set[str] = set(found.done)
         self.failed_units: set[str] = set(found.failed)
-        self._log = os.open(directory / CASES_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        sync_directory(directory)
+        if self.record is None and (found.done or found.failed):
+            self.notes.append(f"{RUN_FILE} was gone: which model and data set the stored cases belong to is not known")
+        held.follow()  # where bad lines were taken out it is a new file
+        self._end = os.fstat(held.log).st_size
+        for folder in (directory, *directory.resolve().parents[:2]):  # its own name must outlive a power cut as well
+            sync_directory(folder)
 
     @classmethod
     def open(cls, directory: Path, resume: bool) -> Self:
@@ -54,16 +60,17 @@ class RunStore:
             UserError: Another process is writing this run, another version wrote it, or the disk refuses.
         """
         with explained(directory):
-            lock = acquire(directory)
+            refuse_odd_files(directory)
+            held = Held.of(directory)
             try:
                 moved = None if resume else _move_aside(directory)
                 if moved:
-                    # The lock went with the folder: it is given up only once the new folder is ours.
-                    lock, old = acquire(directory), lock
-                    os.close(old)
-                store = cls(directory, lock)
+                    # The locks went with the folder: they are given up only once the new folder is ours.
+                    held, old = Held.of(directory), held
+                    old.release()
+                store = cls(directory, held)
             except BaseException:
-                os.close(lock)
+                held.release()
                 raise
         if moved:
             store.notes.append(f"the earlier results were moved to {moved}")
@@ -84,12 +91,13 @@ class RunStore:
         """
         texts = [encode(line) for line in lines]
         outcomes = self._outcomes([decode(text, whole=False) for text in texts])
-        with explained(self.directory / CASES_FILE):
+        with explained(self.directory / CASES_FILE), undisturbed():
+            self._refuse_strangers()
             self._write(b"".join(texts))
-        for unit, ok in outcomes.items():  # in place: a copy per call would cost more with every unit stored
-            (self.done_units if ok else self.failed_units).add(unit)
-            if ok:
-                self.failed_units.discard(unit)
+            for unit, ok in outcomes.items():  # in place: a copy per call would cost more with every unit stored
+                (self.done_units if ok else self.failed_units).add(unit)
+                if ok:
+                    self.failed_units.discard(unit)
 
     def _outcomes(self, lines: Sequence[CaseLine]) -> dict[str, bool]:
         outcomes: dict[str, bool] = {}
@@ -103,17 +111,34 @@ class RunStore:
             outcomes[unit] = all(case.ok for case in cases)
         return outcomes
 
+    def _refuse_strangers(self) -> None:
+        """Write nothing where nobody would find it, and nothing behind what somebody else wrote.
+
+        Raises:
+            UserError: The case log has another size than this store gave it.
+            OSError: It is gone, or another file is in its place.
+        """
+        path = self.directory / CASES_FILE
+        if not is_still(self._held.log, path):
+            raise OSError(errno.ESTALE, "the case log was removed, moved or replaced while the run was going", path)
+        if os.fstat(self._held.log).st_size != self._end:
+            raise UserError(
+                "the case log was changed by another program while the run was going",
+                where=str(path),
+                hint="start the same command again: it keeps what is whole and computes the rest again",
+            )
+
     def _write(self, text: bytes) -> None:
-        before = os.fstat(self._log).st_size
         rest = memoryview(text)
         try:
             while rest:
-                rest = rest[os.write(self._log, rest) :]
-            os.fsync(self._log)
+                rest = rest[os.write(self._held.log, rest) :]
+            os.fsync(self._held.log)
         except OSError:
-            with suppress(OSError):  # if even this fails, the next writer cuts the torn end
-                os.ftruncate(self._log, before)
+            with suppress(OSError):  # if even this fails, nothing more is appended, and the next writer cuts it
+                os.ftruncate(self._held.log, self._end)
             raise
+        self._end += len(text)
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace ``run.json``: a reader sees the old record or the new one, never a part.
@@ -127,10 +152,7 @@ class RunStore:
 
     def close(self) -> None:
         """Give the directory free for the next writer; a second call does nothing."""
-        for descriptor in (self._log, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._log = self._lock = -1
+        self._held.release()
 
     def __enter__(self) -> Self:
         """Return the store itself."""
@@ -145,8 +167,6 @@ class RunStore:
 
 def _earlier_record(directory: Path) -> dict[str, Any] | None:
     path = directory / RUN_FILE
-    for leftover in directory.glob(f".{RUN_FILE}.*.tmp"):
-        leftover.unlink()
     if not path.exists():
         return None
     try:
@@ -155,6 +175,8 @@ def _earlier_record(directory: Path) -> dict[str, Any] | None:
         raise _unusable(path, f"cannot be read ({error})") from None
     if record.get("schema") != SCHEMA:
         raise _unusable(path, f"was written by another version (schema {record.get('schema')!r:.40}, not {SCHEMA})")
+    if damage := malformed(record):
+        raise _unusable(path, damage)
     return record
 
 

@@ -1,0 +1,47 @@
+"""Standard output and error that may fail without taking the work with them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO, cast
+
+
+class LastingStream:
+    """A text stream that goes silent where another would fail: a closed pipe, a full disk, a terminal that is gone.
+
+    What is shown of a run is worth less than the run.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Stand in front of ``stream``."""
+        self._stream = stream
+        self.failed: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        if self.failed is None:
+            try:
+                return self._stream.write(text)
+            except OSError as error:
+                self.failed = error
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        if self.failed is None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self.failed = error
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream in everything else."""
+        return getattr(self._stream, name)
+
+
+def outlast_streams() -> None:
+    """From now on nothing ends because something cannot be shown."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, LastingStream):
+            setattr(sys, name, cast(TextIO, LastingStream(stream)))
