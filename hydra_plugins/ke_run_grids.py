@@ -11,7 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+from ke_cli.conduct import conducted
 from ke_cli.config.grids import Values, jobs, sampled
 
 
@@ -58,6 +60,25 @@ class GridSweeper(BasicSweeper):
             for job in jobs(self._parsed(params), [self._parsed(grid) for grid in grids], {**typed, **own})
         ]
         return list(map(list, self.split_overrides_to_chunks(found, max_batch_size)))
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs.
+
+        Raises:
+            SystemExit: With code 1 if a job is not complete in the end.
+        """
+        assert self.config is not None and self.hydra_context is not None and self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        batches = self.split_arguments(parser.parse_overrides(arguments), self.max_batch_size)
+        every = [tuple(job) for batch in batches for job in batch]
+        self.validate_batch_is_legal(every)
+        launcher, first = self.launcher, 0
+        with conducted(self.config, every) as folder:
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            for batch in batches:
+                for ended in launcher.launch(batch, first):
+                    _ = ended.return_value  # raises what kept the job from noting how it ended
+                first += len(batch)
 
     def _experiments(self, typed: Mapping[str, Values]) -> Iterator[tuple[dict[str, Values], Any, Any]]:
         """Yield what is swept; where several experiments are asked for, by each of them."""

@@ -1,135 +1,190 @@
-"""A sweep: every job gets its chance, says how it ended in a file, and one table closes the whole.
+"""The jobs of a sweep: each gets its chance, and says in a file how it stands and how it ended.
 
-Files, because the launchers of Hydra may run the jobs in other processes or on other machines.
+Files, because the launchers of Hydra may run the jobs in other processes or on other machines. What the process that
+started the sweep does is `ke_cli.conduct`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ke_cli.config.files import changed, edited, fingerprint, folders_of
+from ke_cli.config.identity import run_dir
 from ke_cli.errors import UserError
+from ke_cli.paths import SWEEP_FOLDER
+from ke_cli.provenance import now
+from ke_cli.results.files import explained
+from ke_cli.results.reader import read_run
+from ke_cli.results.sweep_log import JobFile, note
+from ke_cli.results.sweeps import (
+    COMPLETE,
+    DIED,
+    ENDED,
+    FAILED,
+    INTERRUPTED,
+    NOT_BEGUN,
+    PLANNED,
+    Cases,
+    Job,
+    read_list,
+    read_sweep,
+)
+
+if TYPE_CHECKING:
+    from ke_cli.config import RunConfig
 
 FINGERPRINT = "KE_SWEEP_CONFIGURATION"
 """The environment variable through which the jobs of a sweep learn what its configuration files were."""
 
-FOLDER = "KE_SWEEP_FOLDER"
+FOLDER = SWEEP_FOLDER
 """The one through which they learn where to say how they ended, whatever their own output folder is."""
 
+Begun = Callable[["RunConfig"], None]
+"""Is told the configuration of a run before anything is computed."""
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one job of a sweep ended.
+
+def announce(hydra: Any) -> Path:
+    """Tell the jobs, through the environment, where the sweep is and what its configuration files were.
 
     Args:
-        number: Of the job, from 0.
-        overrides: What distinguishes it, as typed.
-        directory: The run's folder; None after an error.
-        error: The message; None after success.
+        hydra: The ``hydra`` section of the configuration.
+
+    Returns:
+        The folder of the sweep.
     """
-
-    number: int
-    overrides: list[str]
-    directory: str | None
-    error: str | None
-
-    def __str__(self) -> str:
-        """Return the job's number and overrides, with the error if there is one."""
-        return f"job {self.number} ({' '.join(self.overrides)})" + (f": {self.error}" if self.error else "")
+    os.environ[FOLDER] = os.path.abspath(hydra.sweep.dir)
+    os.environ[FINGERPRINT] = fingerprint(folders_of(hydra))  # Hydra reads the files anew for each job
+    return Path(os.environ[FOLDER])
 
 
-def run_job(work: Callable[[], Path], report_error: Callable[[Exception], str]) -> None:
+def run_job(work: Callable[[Begun], Path], report_error: Callable[[Exception], str]) -> None:
     """Do one job of a sweep; an error is printed and noted, and does not keep the next job from starting.
 
     Args:
-        work: Does the run and returns its folder.
+        work: Does the run and returns its folder; calls what it is given as soon as it knows the configuration.
         report_error: Turns an error into its message.
+
+    Raises:
+        UserError: The folder of the sweep cannot be written.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, which is noted.
     """
     hydra = HydraConfig.get()
-    number, overrides = int(hydra.job.num), list(hydra.overrides.task)
-    try:
-        _refuse_changed_files(hydra)
-        outcome = Outcome(number, overrides, str(work()), None)
-    except Exception as error:
-        outcome = Outcome(number, overrides, None, report_error(error))
-        print(f"error in {outcome}", file=sys.stderr, flush=True)
-    text = json.dumps(asdict(outcome), indent=1)
     folder = Path(os.environ.get(FOLDER) or hydra.sweep.dir)
-    (folder / f"job-{number:04d}.json").write_text(text + "\n", encoding="utf-8")
+    with explained(folder):
+        file = JobFile(folder, int(hydra.job.num), list(hydra.overrides.task), now())
+    with closing(file):
+        try:
+            refuse_changed_files(folder, hydra)
+            planned = _dry(work, file)
+        except Exception as error:
+            _end(file, FAILED, report_error(error))
+            print(f"error in {file.job}", file=sys.stderr, flush=True)
+        except BaseException:
+            _end(file, INTERRUPTED)
+            raise
+        else:
+            _end(file, PLANNED if planned else COMPLETE)
 
 
-def read_outcomes(sweep_dir: Path) -> list[Outcome]:
-    """Return how the jobs of a sweep ended, in their order."""
-    paths = sorted(sweep_dir.glob("job-*.json"))
-    found = (Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths)
-    return sorted(found, key=lambda outcome: outcome.number)
+def _dry(work: Callable[[Begun], Path], file: JobFile) -> bool:
+    """Do the run of a job, noting its folder as soon as that is known; return whether it was a dry run."""
+    found: list[bool] = []
+
+    def begun(config: RunConfig) -> None:
+        found.append(config.dry_run)
+        file.know(run_dir(config))
+
+    work(begun)
+    return any(found)
+
+
+def _end(file: JobFile, status: str, error: str = "") -> None:
+    directory = file.job.directory
+    try:
+        file.end(status, cases=cases_of(Path(directory)) if directory else None, error=error)
+    except OSError as problem:  # the run itself has ended, and its results say how
+        print(f"how {file.job} ended cannot be written down: {problem}", file=sys.stderr, flush=True)
+
+
+def note_lost(number: int, overrides: Sequence[str], reason: str) -> None:
+    """Note a job that ended without saying how; what a job said itself about its end stays.
+
+    Args:
+        number: Of the job.
+        overrides: What was typed for it.
+        reason: What is known about its end.
+    """
+    folder = Path(os.environ[FOLDER])
+    before = next((job for job in read_sweep(folder).jobs if job.number == number and job.status != NOT_BEGUN), None)
+    if before and before.status in ENDED:
+        return
+    if before is None and (names := edited(read_list(folder).files)):  # it could not even be composed
+        reason = f"{_changed_files(names)}\n  because: {reason}"
+    job = before or Job(number, tuple(overrides))
+    job = replace(job, status=DIED if before else FAILED, error=reason)
+    with explained(folder):
+        note(folder, job, now())
+    print(f"error in {job}", file=sys.stderr, flush=True)
+
+
+def cases_of(directory: Path) -> Cases | None:
+    """Return how far a run has come; None where there is no record of it."""
+    run = read_run(directory)
+    return Cases(len(run.done), len(run.failed), run.record.total) if run.readable else None
+
+
+def refuse_changed_files(folder: Path, hydra: Any) -> None:
+    """Refuse to go on with configuration files that are not what they were when the sweep began.
+
+    Args:
+        folder: Of the sweep.
+        hydra: The ``hydra`` section of a configuration.
+
+    Raises:
+        UserError: It names them.
+    """
+    began, folders, names = read_list(folder).files, folders_of(hydra), list[str]()
+    if began:
+        names = changed(began, folders)
+    elif os.environ.get(FINGERPRINT, "") not in ("", fingerprint(folders)):
+        names = [str(path) for path in folders]
+    if names:
+        raise _changed_files(names)
+
+
+def _changed_files(names: Sequence[str]) -> UserError:
+    return UserError(
+        "the configuration files changed since the sweep began, so its runs would not be comparable",
+        where=", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
+        hint="start the same sweep again: what is complete, and means the same as before, is skipped",
+    )
 
 
 class SweepCallback(Callback):
     """Watches a sweep from the process that started it; named in the hydra section of the configuration."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell the jobs where the sweep is, and what its files are, because Hydra reads them for each job."""
-        os.environ[FOLDER] = os.path.abspath(config.hydra.sweep.dir)
-        os.environ[FINGERPRINT] = fingerprint(_folders(config.hydra))
+        """Tell the jobs where the sweep is."""
+        announce(config.hydra)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print one table of all runs, then the jobs that failed.
+        """Print how the jobs ended, where another sweeper than our own has not done so.
 
         Raises:
             SystemExit: With code 1 if a job failed.
         """
-        outcomes = read_outcomes(Path(os.environ[FOLDER]))
-        finished = dict.fromkeys(Path(outcome.directory) for outcome in outcomes if outcome.directory)
-        recorded = [directory for directory in finished if (directory / "run.json").is_file()]  # not a dry run
-        if recorded:
-            _print_table(recorded)
-        failed = [outcome for outcome in outcomes if outcome.error]
-        if failed:
-            print(f"{len(failed)} of {len(outcomes)} jobs failed:", file=sys.stderr)
-            for outcome in failed:
-                print(f"- {outcome}", file=sys.stderr)
+        from ke_cli.conduct import conclude
+
+        folder = Path(os.environ[FOLDER])
+        if not read_list(folder).started_at and not conclude(folder):
             raise SystemExit(1)
-
-
-def fingerprint(folders: Iterable[Path]) -> str:
-    """Return the SHA-256 of all YAML files under some folders, names and contents."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.yaml")):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(folder)}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
-def _folders(hydra: Any) -> list[Path]:
-    """Return the folders on Hydra's search path."""
-    return [Path(unquote(source.path)) for source in hydra.runtime.config_sources if source.schema == "file"]
-
-
-def _refuse_changed_files(hydra: Any) -> None:
-    began = os.environ.get(FINGERPRINT)
-    if began and began != fingerprint(_folders(hydra)):
-        raise UserError(
-            "the configuration files changed since the sweep began, so its runs would not be comparable",
-            hint="start the same sweep again: what is complete is skipped",
-        )
-
-
-def _print_table(directories: list[Path]) -> None:
-    from rich.console import Console
-
-    from ke_cli.report.summary import print_run_table
-
-    print_run_table(directories, Console())

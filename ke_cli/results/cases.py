@@ -31,6 +31,8 @@ class CaseTable:
         sizes: ``[n]``: how many cases its unit has.
         names: The columns.
         values: ``[n, m]``, NaN where a case has no value.
+        subjects: What each case is about, empty text where it does not tell; without any, the same as all empty.
+        relations: The relation of each case, in the same way.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +41,8 @@ class CaseTable:
     sizes: IntArray
     names: tuple[str, ...]
     values: FloatArray
+    subjects: tuple[str, ...] = ()
+    relations: tuple[str, ...] = ()
 
     @classmethod
     def gather(cls, lines: Sequence[CaseLine], wanted: Container[str]) -> Self:
@@ -53,16 +57,21 @@ class CaseTable:
             sizes=np.array([line.unit_size for line in lines], dtype=np.intp),
             names=names,
             values=np.array(values, dtype=np.float64).reshape(len(lines), len(names)),
+            subjects=tuple(line.subject for line in lines),
+            relations=tuple(line.relation for line in lines),
         )
 
     def __post_init__(self) -> None:
         """Share the texts with all other tables."""
-        for field in ("ids", "units", "prompts"):
+        for field in ("subjects", "relations"):
+            object.__setattr__(self, field, getattr(self, field) or ("",) * len(self.ids))
+        for field in ("ids", "units", "prompts", "subjects", "relations"):
             object.__setattr__(self, field, tuple(map(intern, getattr(self, field))))
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
         """Have a table that comes from another process made anew, so that its texts are shared here too."""
-        return type(self), (self.ids, self.units, self.prompts, self.sizes, self.names, self.values)
+        plain = (self.ids, self.units, self.prompts, self.sizes, self.names, self.values)
+        return type(self), (*plain, self.subjects, self.relations)
 
     def column(self, name: str) -> FloatArray:
         """Return the values of a column, ``[n]``; all NaN where no case has it."""
@@ -87,4 +96,6 @@ class CaseTable:
             error="",
             prompts_sha256=self.prompts[place],
             metrics=dict(zip(self.names, values, strict=True)),
+            subject=self.subjects[place],
+            relation=self.relations[place],
         )

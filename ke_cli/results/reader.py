@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import re
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from ke_cli.results.cases import CaseTable
+from ke_cli.results.files import open_plain
+from ke_cli.results.held import why
 from ke_cli.results.journal import CASES_FILE, Block, CaseLine, scan, without_tail
 from ke_cli.results.record import RUN_FILE, RunRecord
 from ke_cli.results.strict_json import load_object
 from ke_cli.results.text import printable
 
+LARGEST_RECORD = 1 << 26
+"""Bytes of a ``run.json`` that are read."""
+
+HUGE = 1e100
+"""From here on sums of values may overflow; no metric comes near it."""
+
 _MOVED_ASIDE = re.compile(r"\.old-\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """How the shards of a run stand that was split.
+
+    Args:
+        count: How many there are when all are there.
+        missing: The numbers, from 0, of those that were not found.
+        unfinished: The numbers of those that are not finished, by their status.
+        folders: The directories of those that were found, in the order of their numbers.
+    """
+
+    count: int
+    missing: tuple[int, ...]
+    unfinished: Mapping[str, tuple[int, ...]]
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +56,7 @@ class Run:
             columns of the record are made of, all finite or missing.
         failed: The cases that failed.
         problems: What was wrong with the files, for people.
+        shards: What the run was put together from, where it was split (see `ke_cli.results.shards`).
     """
 
     path: Path
@@ -40,6 +64,12 @@ class Run:
     done: CaseTable
     failed: tuple[CaseLine, ...]
     problems: list[str]
+    shards: Shards | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The directories in which its cases are."""
+        return (self.shards and self.shards.folders) or (self.path,)
 
     @property
     def readable(self) -> bool:
@@ -77,9 +107,19 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(root):
+    for folder, _, files in visible_folders(root):
         if RUN_FILE in files or CASES_FILE in files:
-            yield Path(folder)
+            yield folder
+
+
+def visible_folders(root: Path) -> Iterator[tuple[Path, tuple[str, ...], tuple[str, ...]]]:
+    """Yield ``root`` and the folders below it, as `find_runs` looks at them, each with what is in it.
+
+    Yields:
+        The folder, the names of the folders in it (those that are not entered too), and those of its files.
+    """
+    for folder, below, files in os.walk(root):
+        yield Path(folder), tuple(below), tuple(files)
         below[:] = [name for name in below if not name.startswith(".") and not _MOVED_ASIDE.search(name)]
 
 
@@ -88,12 +128,10 @@ def read_run(path: Path) -> Run:
     problems: list[str] = []
     record = RunRecord(path.name)
     try:
-        with _open_plain(path / RUN_FILE) as stream:
-            record = RunRecord.parse(load_object(stream.read()), path.name)
-    except RecursionError:
-        problems.append(f"{RUN_FILE}: nested too deeply")
-    except (ValueError, OSError) as error:
-        problems.append(f"{RUN_FILE}: {_reason(error)}")
+        with open_plain(path / RUN_FILE) as stream:
+            record = RunRecord.parse(load_object(_bounded(stream)), path.name)
+    except (ValueError, OSError, RecursionError) as error:
+        problems.append(f"{RUN_FILE}: {why(error)}")
     cases = () if problems else _read_cases(path / CASES_FILE, record.status, problems)
     done = CaseTable.gather([case for case in cases if case.ok], _measured(record))
     return Run(path, record, done, tuple(case for case in cases if not case.ok), problems)
@@ -106,29 +144,21 @@ def _measured(record: RunRecord) -> frozenset[str]:
     return frozenset((*plain, *shared))
 
 
-def _open_plain(path: Path) -> BinaryIO:
-    """Open a regular file only: no link that leads elsewhere, and no pipe that never ends."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ValueError("not a plain file")
-    return os.fdopen(descriptor, "rb", buffering=1 << 20)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return "a link, which is not followed" if error.errno == errno.ELOOP else error.strerror or str(error)
-    return str(error)
+def _bounded(stream: BinaryIO) -> bytes:
+    text = stream.read(LARGEST_RECORD + 1)
+    if len(text) > LARGEST_RECORD:
+        raise ValueError(f"larger than {LARGEST_RECORD:,} bytes")
+    return text
 
 
 def _read_cases(path: Path, status: str, problems: list[str]) -> tuple[CaseLine, ...]:
     try:
-        with _open_plain(path) as stream:
+        with open_plain(path) as stream:
             blocks: Sequence[Block] = list(scan(stream, whole=False))
     except FileNotFoundError:
         return ()  # a run that has only just begun
     except (ValueError, OSError) as error:
-        problems.append(f"{CASES_FILE}: {_reason(error)}")
+        problems.append(f"{CASES_FILE}: {why(error)}")
         return ()
     # The torn end of a run that is still being written, or was killed, is nothing to worry about.
     return _whole_units(blocks if status == "complete" else without_tail(blocks), problems)
@@ -170,8 +200,10 @@ def _unique(blocks: Iterable[Block], counts: Counter[str]) -> Iterator[CaseLine]
 
 
 def _finite(case: CaseLine, counts: Counter[str]) -> CaseLine:
-    if all(map(math.isfinite, filter(None, case.metrics.values()))):
+    bad = [key for key, value in case.metrics.items() if value is not None and not abs(value) < HUGE]  # true for NaN
+    if not bad:
         return case
-    bad = [key for key, value in case.metrics.items() if value is not None and not math.isfinite(value)]
-    counts["value(s) left out that are not finite"] += len(bad)
+    for key in bad:
+        beyond = math.isfinite(case.metrics[key] or 0)
+        counts[f"value(s) left out that are {f'beyond {HUGE:g}' if beyond else 'not finite'}"] += 1
     return replace(case, metrics={**case.metrics, **dict.fromkeys(bad)})

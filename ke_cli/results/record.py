@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,33 @@ from ke_cli.results.text import printable
 RUN_FILE = "run.json"
 STATUSES = ("running", "complete", "interrupted", "failed")
 KINDS = ("mean", "harmonic", "arithmetic", "all_in_unit")
-OPERATIONAL = frozenset({"device", "output_dir", "batch_tokens", "dry_run", "resume", "progress", "unedited_cache"})
+OPERATIONAL = frozenset(
+    {
+        "device",
+        "gpu",
+        "gpu.jobs_per_gpu",
+        "gpu.wait_min",
+        "cpu_threads",
+        "save_edits",
+        "output_dir",
+        "batch_tokens",
+        "dry_run",
+        "resume",
+        "retry_failed",
+        "progress",
+        "unedited_cache",
+        "stop_failed",
+        "stop_failed.share",
+        "stop_failed.after",
+    }
+)
 """Settings that say how a run was computed, not what; needed for records that do not tell their identity."""
+
+EDITS_FROM = "edits_from.fingerprint"
+"""Tells a run whose edits were stored from the one that made them, whose identity does not speak of it."""
+
+LONGEST = 400
+"""Characters of a name or a setting that tables show."""
 
 Scalar = str | float | int | bool | None
 
@@ -61,6 +87,8 @@ class RunRecord:
         columns: All columns in the order of the metrics, derived ones behind those of their metric.
         versions: Metric name to version.
         total: How many cases the run is about; 0 when it does not say.
+        shard: Into how many shards the whole run is split, and which of them this is, from 0; None for a whole run.
+        whole: How many cases the whole run is about, where this is a shard of it; 0 when it does not say.
         started: Unix time in seconds; infinite when it does not say.
         experiment: The experiment it belongs to, if any. Of it only ``experiment.name`` is among the settings.
     """
@@ -73,6 +101,8 @@ class RunRecord:
     columns: tuple[ColumnRecord, ...] = ()
     versions: Mapping[str, int] = field(default_factory=dict)
     total: int = 0
+    shard: tuple[int, int] | None = None
+    whole: int = 0
     started: float = math.inf
     experiment: ExperimentRecord | None = None
 
@@ -91,17 +121,18 @@ class RunRecord:
         experiment = ExperimentRecord.parse(config.pop("experiment", None))
         settings = dict(_flat(config)) | prints
         identity = dict(_flat(_mapping(raw, "identity"))) | prints if "identity" in raw else settings
-        metrics = {printable(key): value for key, value in _mapping(raw, "metrics").items()}
-        total = raw.get("totals")
+        metrics = {_name(key, "metric"): value for key, value in _mapping(raw, "metrics").items()}
         return cls(
             name=printable(raw.get("name") or name),
             run_id=printable(raw.get("run_id") or ""),
             status=raw["status"] if raw.get("status") in STATUSES else "unknown",
             settings=settings if experiment is None else settings | {"experiment.name": experiment.name},
-            identity={key: value for key, value in identity.items() if key not in OPERATIONAL},
+            identity={key: value for key, value in ({EDITS_FROM: None} | identity).items() if key not in OPERATIONAL},
             columns=tuple(column for key, value in metrics.items() for column in _columns(key, value)),
             versions={key: int(_number(value.get("version", 0))) for key, value in metrics.items()},
-            total=int(_number(total.get("cases", 0))) if isinstance(total, Mapping) else 0,
+            total=_cases(raw.get("totals")),
+            shard=_shard(config.get("shard")),
+            whole=_cases(_part(raw.get("totals"), "whole")),
             started=_timestamp(raw.get("started_at")),
             experiment=experiment,
         )
@@ -116,6 +147,21 @@ def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{key} is missing, or not an object")
     return value
+
+
+def _part(raw: object, key: str) -> object:
+    return raw.get(key) if isinstance(raw, Mapping) else None
+
+
+def _cases(totals: object) -> int:
+    return max(0, int(_number(_part(totals, "cases") or 0)))
+
+
+def _shard(raw: object) -> tuple[int, int] | None:
+    count, index = _part(raw, "count"), _part(raw, "index")
+    if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count and 1 < count <= 1_000_000):
+        return None
+    return count, index
 
 
 def _fingerprints(raw: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
@@ -133,9 +179,26 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Sc
 
 
 def _scalar(value: object) -> Scalar:
+    """Return a setting as tables show and sort it; a number that is none for JSON or a float becomes its text."""
     if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return printable(value if isinstance(value, str) else json.dumps(value))
+        plain = value is None or (math.isfinite(value) if isinstance(value, float) else abs(value) < 1 << 63)
+        return value if plain else f"{value!r:.60}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) <= LONGEST:
+        return printable(text)
+    # Two long values must not look alike because their beginnings do.
+    return f"{printable(text[:LONGEST])} #{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"
+
+
+def _name(text: str, kind: str) -> str:
+    """Return a name that lines and tables go by, which therefore cannot be made printable, only refused.
+
+    Raises:
+        ValueError: It holds characters that cannot be printed, or is far too long.
+    """
+    if not text.isprintable() or len(text) > LONGEST:
+        raise ValueError(f"the name of a {kind} cannot be printed: {text!r:.80}")
+    return text
 
 
 def _columns(metric: str, raw: object) -> Iterator[ColumnRecord]:
@@ -153,7 +216,7 @@ def _column(metric: str, entry: Mapping[str, Any], kind: str) -> ColumnRecord:
     if kind not in KINDS or direction not in ("up", "down"):
         raise ValueError(f"metrics.{metric}: column {entry['name']!r:.80} has an unknown kind or direction")
     return ColumnRecord(
-        name=entry["name"],
+        name=_name(entry["name"], "column"),
         title=printable(entry.get("title") or entry["name"]),
         direction=direction,
         scale=_number(entry.get("scale", 100.0)),
@@ -172,7 +235,7 @@ def _list(raw: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, (int, float)) and abs(value) < 1e15:  # false for NaN
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:  # false for NaN
         return float(value)
     raise ValueError(f"a number was expected, not {value!r:.40}")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ke_cli.results.reader import Run, read_run
 from ke_cli.results.store import RunStore
 
 COLUMNS = [
@@ -89,6 +90,14 @@ def write_run(directory: Path, lines: Sequence[Mapping[str, Any]], method: str =
     return directory
 
 
+def shard(folder: Path, index: int, lines: list[dict[str, Any]], count: int = 3, whole: int = 6, **changes: Any) -> Run:
+    """Write and read one shard of a run of six cases."""
+    config = record()["config"] | {"shard": {"count": count, "index": index}}
+    totals = {"cases": changes.pop("total", 2), "units": 2, "whole": {"cases": whole, "units": whole}}
+    path = folder / f"gpt2_rose_abc_shard-{index}-of-{count}"
+    return read_run(write_run(path, lines, **({"config": config, "totals": totals} | changes)))
+
+
 def efficacies(values: Sequence[float | None], first: int = 0) -> list[dict[str, Any]]:
     """One case per value, named ``c0``, ``c1``, ..."""
     return [case(f"c{i}", metrics={"efficacy": value, "drift": 0.5}) for i, value in enumerate(values, first)]
@@ -97,6 +106,13 @@ def efficacies(values: Sequence[float | None], first: int = 0) -> list[dict[str,
 def log_of(directory: Path) -> Path:
     """The case log of a run directory."""
     return directory / "cases.jsonl"
+
+
+def unsealed(text: bytes) -> bytes:
+    """A line without its checksum, as they were once written."""
+    content, sealed, _ = text.rpartition(b',"check"')
+    assert sealed
+    return content + b"}\n"
 
 
 def stored(directory: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def heads(draw: st.DrawFn) -> bytes:
 
 
 def plainly(text: bytes) -> CaseLine:
-    return CaseLine.parse(load_object(text))
+    return CaseLine.parse(load_object(text, sealed=True))
 
 
 def accepted(text: bytes) -> Any:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from ke_cli.report.formats import FORMATS
 from ke_cli.report.tables import build_tables
+from ke_cli.results import journal
 from ke_cli.results.journal import CaseLine, decode, encode
 from ke_cli.results.reader import find_runs, read_run
-from results.runs import case, record, unit, write_run
+from results.runs import case, record, unit, unsealed, write_run
 
 DEEP = "[" * 50_000 + "]" * 50_000
 
@@ -63,7 +64,7 @@ class TestReading:
         lines = [*unit("a", 2), case("x", status="failed", error="out of luck", metrics={})]
         run = read_run(write_run(tmp_path / "run", lines))
         assert (run.problems, run.finished, run.record.total, run.record.name) == ([], True, 3, "run")
-        assert run.done[1] == CaseLine("a.1", "a", 2, True, "", "00", {"efficacy": 1.0, "drift": 0.25})
+        assert run.done[1] == CaseLine("a.1", "a", 2, True, "", "00", {"efficacy": 1.0, "drift": 0.25}, "Zürich", "P17")
         assert [line.error for line in run.failed] == ["out of luck"]
         assert run.record.named("method") == "rose"
         assert [column.kind for column in run.record.columns] == ["mean", "mean", "harmonic", "all_in_unit"]
@@ -92,7 +93,8 @@ class TestReading:
         assert (run.cases, run.problems, run.readable) == ((), [], True)
 
     def test_raw_answers_are_not_decoded(self, tmp_path: Path) -> None:
-        text = encode(case("1")).replace(b'"prompt":"p"', b'"prompt":?')
+        content = unsealed(encode(case("1"))).replace(b'"prompt":"p"', b'"prompt":?')[:-2]
+        text = content + journal._seal(content)
         assert decode(text, whole=False).case_id == "1"
         with pytest.raises(ValueError, match="Expecting value"):
             decode(text, whole=True)
@@ -165,7 +167,7 @@ class TestProblems:
     @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
     def test_values_that_are_not_finite(self, tmp_path: Path, value: str) -> None:
         write_run(tmp_path, [])
-        text = encode(case("1", metrics={"efficacy": 12345.0})).replace(b"12345.0", value.encode())
+        text = unsealed(encode(case("1", metrics={"efficacy": 12345.0}))).replace(b"12345.0", value.encode())
         (tmp_path / "cases.jsonl").write_bytes(text)
         run = read_run(tmp_path)
         assert run.cases[0].metrics == {"efficacy": None}

@@ -44,8 +44,8 @@ class TestAppend:
         line = case("1")
         filled(tmp_path, [line])
         (found,) = stored(tmp_path)
-        assert found == line
-        assert list(found)[-2:] == ["before", "after"]
+        assert found == line | {"check": found["check"]}
+        assert list(found)[-3:] == ["before", "after", "check"]
 
     def test_values_json_cannot_hold_become_null_with_a_note(self, tmp_path: Path) -> None:
         metrics = {"efficacy": float("nan"), "drift": float("-inf")}

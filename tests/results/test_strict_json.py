@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,19 +25,35 @@ OTHERS: list[bytes] = [
     *(b" {} \n", b"\x0b{}", b"\xc2\xa0{}", b"{}\x00", b"{} x", b"{}{", b"{,}"),
     *(b"\xef\xbb\xbf{}", b"\xff\xfe{\x00}\x00", b'{"\xff":1}', b'{"a":"\xc0\x80"}', b'{"a":"\xed\xa0\x80"}'),
     *(b'{"a":1,"a":2}', b'{"a":1,"\\u0061":2}', b'{"a":1,}', b'{"a":[1,]}', b'{"a":tru}', b"{a:1}", b"{'a':1}"),
+    *(b'{"a":1,"a" :2,"b":3}', b'{"a\\\\":1,"a\\\\":2}', b'{"a":"\\":","b":1,"b":1}', b'{"a":[0,{"b":1,"b":1}]}'),
+    *(b'{"a":"x\\\\","b":1,"b":1}', b'{"a":[{"b":1},{"b":1}],"c":{"b":1}}', b'{"a\\"":1}', b'{"a\\"b":1,"a\\"b":1}'),
     *(b'{"schema":1,"met', b'{"a":' + b"[" * 300 + b"]" * 300 + b"}", b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
 ]
 
 
-def plainly(text: bytes) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, if it has every key once."""
+    names = [key for key, _ in pairs]
+    times = max(map(names.count, names), default=1)
+    if times > 1:
+        raise ValueError(f"the key {max(names, key=names.count)!r:.60} stands {times} times in one object")
+    return dict(pairs)
+
+
+def plainly(text: bytes, hook: Any = None) -> dict[str, Any]:
     """The slow way, which is the standard."""
     try:
-        value = json.loads(text.decode("utf-8"))
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=hook)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object was expected, not a {type(value).__name__}")
     return value
+
+
+def check(text: bytes) -> None:
+    assert outcome(partial(load_object, sealed=True), text) == outcome(plainly, text)
+    assert outcome(load_object, text) == outcome(partial(plainly, hook=once), text)
 
 
 def outcome(load: Any, text: bytes) -> str:
@@ -57,7 +74,7 @@ def outcome(load: Any, text: bytes) -> str:
     ids=lambda text: repr(text[:30]),
 )
 def test_odd_texts(text: bytes) -> None:
-    assert outcome(load_object, text) == outcome(plainly, text)
+    check(text)
 
 
 VALUES = st.recursive(
@@ -82,4 +99,4 @@ def damaged(draw: st.DrawFn) -> bytes:
 @FUZZ
 @given(damaged())
 def test_damaged_texts(text: bytes) -> None:
-    assert outcome(load_object, text) == outcome(plainly, text)
+    check(text)

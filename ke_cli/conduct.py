@@ -1,0 +1,120 @@
+"""What the process that starts a sweep does: list its jobs, have them launched, and say in the end how each stands."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ke_cli.config.files import digests, fingerprint, folders_of
+from ke_cli.interrupts import terminable
+from ke_cli.provenance import now
+from ke_cli.results.files import explained
+from ke_cli.results.sweep_log import held_sweep
+from ke_cli.results.sweeps import COMPLETE, DIED, FAILED, INTERRUPTED, PLANNED, Job, read_sweep
+from ke_cli.sweep import announce, cases_of, refuse_changed_files
+
+Overrides = tuple[str, ...]
+
+
+@contextmanager
+def conducted(config: DictConfig, jobs: Sequence[Overrides]) -> Iterator[Path]:
+    """Write down the jobs of a sweep before the body launches them; however that ends, print how they stand.
+
+    Args:
+        config: The configuration that the sweep was started with.
+        jobs: The overrides of each.
+
+    Yields:
+        The folder of the sweep.
+
+    Raises:
+        SystemExit: With code 1 if a job is not complete.
+        UserError: The folder cannot be written, or jobs could not be composed because configuration files changed.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM.
+    """
+    folder, folders = announce(config.hydra), folders_of(config.hydra)
+    about = {"started_at": now(), "dry_run": bool(config.get("dry_run")), "fingerprint": fingerprint(folders)}
+    with terminable(), ExitStack() as stack:
+        with explained(folder):
+            stack.enter_context(
+                held_sweep(folder, list(map(_listed, jobs)), command=sys.argv, files=digests(folders), **about)
+            )
+        try:
+            yield folder
+        except Exception:
+            conclude(folder)
+            refuse_changed_files(folder, config.hydra)  # what cannot be read any more was edited on the way
+            raise
+        except KeyboardInterrupt:
+            conclude(folder, interrupted=True)
+            raise
+        if not conclude(folder):
+            raise SystemExit(1)
+
+
+def _listed(job: Overrides) -> Overrides:
+    """Return the overrides as the job itself will see them: without those of Hydra."""
+    return tuple(override for override in job if not override.lstrip("+~").startswith(("hydra.", "hydra/")))
+
+
+def conclude(folder: Path, *, interrupted: bool = False) -> bool:
+    """Print how the jobs of a sweep stand, one table of all complete runs, and what went wrong.
+
+    Args:
+        folder: Of the sweep.
+        interrupted: Whether the sweep was ended from outside, with its processes.
+
+    Returns:
+        Whether all jobs are complete.
+    """
+    jobs = [_seen(job, interrupted) for job in read_sweep(folder).jobs]
+    if any(job.status != PLANNED for job in jobs):
+        _print_jobs(jobs)
+    complete = dict.fromkeys(Path(job.directory) for job in jobs if job.status == COMPLETE)
+    if recorded := [directory for directory in complete if (directory / "run.json").is_file()]:
+        _print_table(recorded)
+    sys.stdout.flush()
+    for line in _complaints(jobs):
+        print(line, file=sys.stderr)
+    return all(job.status in (COMPLETE, PLANNED) for job in jobs)
+
+
+def _seen(job: Job, interrupted: bool) -> Job:
+    """Add what a job that did not end could not say itself."""
+    if interrupted and job.status == DIED and not job.error:
+        job = replace(job, status=INTERRUPTED)
+    return replace(job, cases=cases_of(Path(job.directory))) if job.directory and not job.cases else job
+
+
+def _complaints(jobs: Sequence[Job]) -> Iterator[str]:
+    if failed := [job for job in jobs if job.status == FAILED]:
+        yield f"{len(failed)} of {len(jobs)} jobs failed:"
+        yield from (f"- {job}" for job in failed)
+    others = Counter(job.status for job in jobs if job.status not in (COMPLETE, PLANNED, FAILED))
+    if others:
+        counts = ", ".join(f"{count} {status}" for status, count in others.items())
+        yield f"{others.total()} of {len(jobs)} jobs did not end ({counts})"
+    if failed or others:
+        yield "the same command skips what is complete, goes on with what is not, and tries again what failed"
+
+
+def _print_jobs(jobs: Sequence[Job]) -> None:
+    from rich.console import Console
+
+    from ke_cli.report.sweeps import print_jobs
+
+    print_jobs(jobs, Console())
+
+
+def _print_table(directories: Sequence[Path]) -> None:
+    from rich.console import Console
+
+    from ke_cli.report.summary import print_run_table
+
+    print_run_table(directories, Console())
