@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,18 +14,26 @@ from rich.text import Text
 
 from ke_cli import __version__
 from ke_cli.errors import UserError
-from ke_cli.report.formats import FORMATS, SUFFIXES
+from ke_cli.report.formats import FORMATS, SHEETS, SUFFIXES
+from ke_cli.report.formats.body import Sheet
 from ke_cli.report.formats.terminal import print_tables, to_text
+from ke_cli.report.options import add_layout, in_full, layout_of
+from ke_cli.report.pivot import build_sheets
+from ke_cli.report.pivot_plan import in_plain_rows
 from ke_cli.report.plots.drawing import SUFFIXES as PICTURES
 from ke_cli.report.plots.drawing import draw
 from ke_cli.report.plots.panels import curve, scatter
+from ke_cli.report.publish import CASES, publish
 from ke_cli.report.rows import select
 from ke_cli.report.summary import print_problems
+from ke_cli.report.sweeps import print_owed
 from ke_cli.report.tables import Table, build_tables
 from ke_cli.report.view import View
 from ke_cli.results.files import write_output
 from ke_cli.results.parallel import read_runs
 from ke_cli.results.reader import Run, find_runs
+from ke_cli.results.shards import join_shards
+from ke_cli.results.sweeps import find_sweeps, read_sweep
 from ke_cli.results.text import printable
 
 EXAMPLES = """examples:
@@ -33,17 +43,24 @@ EXAMPLES = """examples:
   ke-summarize outputs --by method.name            pool the seeds of each method
   ke-summarize outputs --by method.lambda_         one row per value of a setting
   ke-summarize outputs --split protocol.max_facts  one table per value of a setting
-  ke-summarize outputs --against rome              paired differences to a row
+  ke-summarize outputs --baseline rome             paired differences to a row, tested
+  ke-summarize outputs --baseline rome --values    the numbers themselves, marked where they differ
+  ke-summarize outputs --rows model,method --cols dataset       a table over models and data sets
+  ke-summarize outputs --cols method.lambda --metrics efficacy  a setting across
   ke-summarize outputs --output table.tex          LaTeX, by the suffix of the file
   ke-summarize outputs --where experiment.name=rose_ablation --where seed=0,1
   ke-summarize outputs --scatter drift_gain:instruction_exact --output gain.pdf
   ke-summarize outputs --curve protocol.max_facts:instruction_exact --output size.png
+  ke-summarize outputs --plots pictures            every picture there is data for, as PDF and PNG
+  ke-summarize outputs --html report.html          a page of tables, pictures, cases and settings
 
 Where all runs shown belong to one experiment, it says what --by, --split, --metrics and --against are unless
 they are given; --by '' and the like ask for nothing of the kind. Plots need matplotlib: pip install 'ke-run[plots]'.
 
 Rows are compared on the cases that all of them have finished. Runs that were moved aside (*.old-N) are
-shown only when named. The exit code is 0 when a run was shown, 1 when none was, 2 for wrong arguments."""
+shown only when named. The shards of a run are put together. Jobs of a sweep that never began, died or failed
+are named unless a later sweep completed them; without the sweep's folder in .sweeps they are forgotten.
+The exit code is 0 when a run was shown, 1 when none was, 2 for wrong arguments."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,10 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         help="columns or metrics to show, in this order, or: all (default: the main columns)",
     )
     add("--sort", default="", metavar="COLUMN[:desc]", help="order of the rows (or: name)")
-    add("--against", metavar="ROW", help="show paired differences to this row or method")
+    add("--against", "--baseline", metavar="ROW", help="show paired differences to this row or method, with tests")
+    add_layout(parser, _names)
     plot = parser.add_mutually_exclusive_group().add_argument
     plot("--scatter", type=_pair, metavar="X:Y", help="plot one column against another, a point per row")
     plot("--curve", type=_pair, metavar="KEY:COLUMN", help="plot a column over a setting, a line per row")
+    add("--plots", type=Path, metavar="DIR", help="draw everything there is data for, as PDF and PNG, into a folder")
+    add("--html", type=Path, metavar="FILE", help="write a page with tables, pictures, cases and settings")
+    add("--cases", type=int, default=CASES, metavar="N", help=f"cases of each table on that page (default: {CASES})")
     add("--all-cases", action="store_true", help="each row on all its own cases, not on the common ones")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -119,16 +140,22 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _summarize(arguments: argparse.Namespace, complaints: Console) -> int:
     paths = arguments.paths or [Path("outputs")]
-    found = read_runs(find_runs(paths))
+    parts = read_runs(find_runs(paths))
+    found = join_shards(parts)
     _complain(paths, found, complaints)
-    runs = select(found, arguments.where)
+    print_owed([read_sweep(sweep) for sweep in find_sweeps(paths)], parts, complaints)
+    runs = select(found, in_full(arguments.where, found))
     view, is_plot = _view(arguments), bool(arguments.scatter or arguments.curve)
     if is_plot and any(run.done for run in runs):
         _plot(arguments, runs, view)
         return 0
     if not is_plot:
         _refuse_picture(arguments)
-    tables = [] if is_plot else build_tables(runs, view)
+    if (arguments.plots or arguments.html) and any(run.done for run in runs):
+        view = replace(view, metrics=arguments.metrics, against=arguments.against)
+        publish(runs, view, complaints, plots=arguments.plots, html=arguments.html, most_cases=arguments.cases)
+        return 0
+    tables = [] if is_plot else _tables(arguments, runs, view)
     if tables:
         _show(tables, _format(arguments), arguments.output)
     if any(table.lines for table in tables):
@@ -142,7 +169,24 @@ def _view(arguments: argparse.Namespace) -> View:
     metrics, against = arguments.metrics, arguments.against
     if _format(arguments) in ("csv", "json"):
         metrics, against = metrics or ("all",), against or ""
-    return View(arguments.by, arguments.split, metrics, against, arguments.sort, arguments.all_cases)
+    return View(
+        arguments.by,
+        arguments.split,
+        metrics,
+        against,
+        arguments.sort,
+        arguments.all_cases,
+        **layout_of(arguments),
+    )
+
+
+def _tables(arguments: argparse.Namespace, runs: Sequence[Run], view: View) -> Sequence[Table | Sheet]:
+    """Lay tables out as asked for; formats for programs have a record for every number in any case."""
+    if not (view.rows or view.cols):
+        return build_tables(runs, view)
+    if _format(arguments) in (*SHEETS, "terminal"):
+        return build_sheets(runs, view)
+    return build_tables(runs, in_plain_rows(view, runs))
 
 
 def _plot(arguments: argparse.Namespace, runs: Sequence[Run], view: View) -> None:
@@ -172,7 +216,7 @@ def _refuse_picture(arguments: argparse.Namespace) -> None:
 
 def _complain(paths: Sequence[Path], runs: Sequence[Run], complaints: Console) -> None:
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # which also takes a name that is too long, or a folder that is closed
             complaints.print(Text(f"{printable(path)}: no such folder", style="yellow"), soft_wrap=True)
     print_problems(runs, complaints)
 
@@ -195,7 +239,7 @@ def _format(arguments: argparse.Namespace) -> str:
     return arguments.format or suggested or "terminal"
 
 
-def _show(tables: Sequence[Table], name: str, output: Path | None) -> None:
+def _show(tables: Sequence[Table | Sheet], name: str, output: Path | None) -> None:
     if output is None and name == "terminal":
         print_tables(tables, Console())
         return

@@ -37,16 +37,18 @@ def test_shows_what_is_in_outputs(outputs: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_one_run_alone(outputs: Path, capsys: Captured) -> None:
     assert main([str(outputs / "none")]) == 0
-    assert "33.3" in capsys.readouterr().out
+    assert "33 [0, 100]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.json", "table.md", "table.tex", "table.txt", "TABLE.CSV"])
+@pytest.mark.parametrize(
+    "name", ["table.csv", "table.json", "table.md", "table.html", "table.tex", "table.txt", "TABLE.CSV"]
+)
 def test_writes_a_file_in_the_format_of_its_suffix(outputs: Path, name: str, capsys: Captured) -> None:
     target = outputs.parent / name
     target.write_text("old")
     assert main([str(outputs), "--output", str(target)]) == 0
     text = target.read_text(encoding="utf-8")
-    start = {"csv": "model,", "json": "{", "md": "### gpt2", "tex": "% needs", "txt": "\ngpt2"}
+    start = {"csv": "model,", "json": "{", "md": "### gpt2", "html": "<table", "tex": "% needs", "txt": "\ngpt2"}
     assert text.startswith(start[name.lower().rpartition(".")[2]])
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in outputs.parent.iterdir()) == sorted(["outputs", name])

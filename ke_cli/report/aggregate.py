@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from ke_cli.report.rows import Row
-from ke_cli.report.statistics import FloatArray, IntArray, Sample, bootstrap, derive, join
+from ke_cli.report.clusters import Clusters, choose, numbered
+from ke_cli.report.paired import Measured, Pairing, pairings
+from ke_cli.report.rows import Row, differing, setting
+from ke_cli.report.statistics import FloatArray, IntArray, Sample, bootstrap, derive
 from ke_cli.results.cases import CaseTable
 from ke_cli.results.reader import Run
 from ke_cli.results.record import ColumnRecord
+from ke_cli.results.text import natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,9 @@ class Comparison:
         cases: How many cases entered in any row.
         total: How many cases the runs are about.
         mismatched: Cases left out because the runs asked different prompts for them.
-        clusters: How many groups of cases were resampled; fewer than ``cases`` when units hold several.
+        clusters: How many groups of cases were resampled; fewer than ``cases`` when groups hold several.
+        grouping: What these groups are.
+        pairings: For each row, how it compares with its reference; empty ones for rows without.
     """
 
     rows: tuple[Row, ...]
@@ -38,15 +44,22 @@ class Comparison:
     total: int
     mismatched: tuple[str, ...]
     clusters: int
+    grouping: Clusters
+    pairings: tuple[Pairing, ...]
 
 
-def compare(rows: Sequence[Row], *, all_cases: bool = False) -> Comparison:
+def compare(
+    rows: Sequence[Row], *, all_cases: bool = False, cluster: str = "auto", references: Sequence[int | None] = ()
+) -> Comparison:
     """Measure rows on their common cases, or with ``all_cases`` each row on all its own.
 
     Args:
         rows: At least one; each with a finished case.
         all_cases: Do not look for common cases.
+        cluster: Which cases are resampled together: one of `ke_cli.report.clusters.CHOICES`.
+        references: For each row, which row it is compared with, if any.
     """
+    rows = [replace(row, runs=tuple(sorted(row.runs, key=partial(_run_key, differing(row.runs))))) for row in rows]
     everything = _all_ids(rows)
     ids, mismatched = (everything, ()) if all_cases else common_cases(rows)
     index = {case_id: place for place, case_id in enumerate(ids)}
@@ -54,19 +67,57 @@ def compare(rows: Sequence[Row], *, all_cases: bool = False) -> Comparison:
     columns = merged_columns(runs)
     measured = [column for column in columns if column.kind in ("mean", "all_in_unit")]
     entries = [[_enter(run.done, index) for run in row.runs] for row in rows]
-    clusters = join([_partition(entry) for row in entries for entry in row])
-    samples = bootstrap((np.stack([_values(entry, measured) for entry in row]) for row in entries), clusters)
+    units = [_partition(entry) for row in entries for entry in row]
+    clusters = choose(cluster, units, *(_about(entries, part, len(ids)) for part in ("subjects", "relations")))
+    plain = bootstrap((_stacked(entry, measured) for entry in entries), clusters.labels)
     names = [column.name for column in measured]
+    samples = [_with_derived(dict(zip(names, row, strict=True)), columns) for row in plain]
     return Comparison(
         rows=tuple(rows),
         columns=tuple(columns),
-        samples=tuple(_with_derived(dict(zip(names, row, strict=True)), columns) for row in samples),
+        samples=tuple(samples),
         used=tuple(np.unique(np.concatenate([entry.places for entry in row])).size for row in entries),
         cases=len(ids),
         total=max(len(everything), *(run.record.total for run in runs)),
         mismatched=mismatched,
-        clusters=int(clusters.max(initial=-1)) + 1,
+        clusters=clusters.count,
+        grouping=clusters,
+        pairings=_paired(rows, entries, samples, references, measured, columns, clusters),
     )
+
+
+def _paired(
+    rows: Sequence[Row],
+    entries: Sequence[Sequence[_Entry]],
+    samples: Sequence[Mapping[str, Sample]],
+    references: Sequence[int | None],
+    measured: Sequence[ColumnRecord],
+    columns: Sequence[ColumnRecord],
+    clusters: Clusters,
+) -> tuple[Pairing, ...]:
+    """Compare rows with their references; without any, nothing is computed."""
+    if all(reference is None for reference in references):
+        return (Pairing(),) * len(rows)
+    sides = [
+        Measured(_mean_of_runs(_stacked(entry, measured)), sample, _run_keys(row))
+        for row, entry, sample in zip(rows, entries, samples, strict=True)
+    ]
+    return pairings(sides, references, measured, columns, clusters)
+
+
+def _mean_of_runs(values: FloatArray) -> FloatArray:
+    """Average ``[s, n, m]`` to ``[n, m]`` over the runs that have a value."""
+    sizes = (~np.isnan(values)).sum(axis=0)
+    return np.where(sizes > 0, np.nansum(values, axis=0) / np.maximum(sizes, 1), np.nan)
+
+
+def _run_key(keys: Sequence[str], run: Run) -> tuple[str, ...]:
+    return tuple(setting(run, key) for key in keys)
+
+
+def _run_keys(row: Row) -> tuple[str, ...]:
+    keys = differing(row.runs)
+    return tuple(repr(_run_key(keys, run)) for run in row.runs)
 
 
 def merged_columns(runs: Sequence[Run]) -> list[ColumnRecord]:
@@ -80,12 +131,13 @@ def merged_columns(runs: Sequence[Run]) -> list[ColumnRecord]:
 def common_cases(rows: Sequence[Row]) -> tuple[list[str], tuple[str, ...]]:
     """Return the cases that every row has finished, and those of them asked with different prompts.
 
-    The two are disjoint; both are in the order of the first row.
+    The two are disjoint; both are in natural order, whatever the order in which the cases were stored, so that a run
+    that was interrupted, or put together from shards, has the intervals of one that was not.
     """
     shared = set.intersection(*({case_id for run in row.runs for case_id in run.done.ids} for row in rows))
     asked = {pair for row in rows for run in row.runs for pair in zip(run.done.ids, run.done.prompts, strict=True)}
     ways = Counter(case_id for case_id, _ in asked)
-    ordered = [case_id for case_id in _all_ids(rows[:1]) if case_id in shared]
+    ordered = sorted(shared, key=natural)
     return (
         [case_id for case_id in ordered if ways[case_id] == 1],
         tuple(case_id for case_id in ordered if ways[case_id] > 1),
@@ -93,7 +145,7 @@ def common_cases(rows: Sequence[Row]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _all_ids(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(case_id for row in rows for run in row.runs for case_id in run.done.ids))
+    return sorted({case_id for row in rows for run in row.runs for case_id in run.done.ids}, key=natural)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +174,21 @@ def _enter(table: CaseTable, index: Mapping[str, int]) -> _Entry:
     numbers: dict[str, int] = {}
     units = [numbers.setdefault(table.units[case], len(numbers)) for case in chosen.tolist()]
     return _Entry(table, chosen, places[chosen], np.array(units, dtype=np.intp), len(index))
+
+
+def _stacked(entries: Sequence[_Entry], columns: Sequence[ColumnRecord]) -> FloatArray:
+    """Return the measured columns of the runs of a row, ``[s, n, m]``."""
+    return np.stack([_values(entry, columns) for entry in entries])
+
+
+def _about(entries: Sequence[Sequence[_Entry]], part: str, n: int) -> IntArray:
+    """Number the subjects or relations of the cases that are compared, ``[n]``, as the first run tells them."""
+    texts = [""] * n
+    for entry in (entry for row in entries for entry in row):
+        told = getattr(entry.table, part)
+        for place, case in zip(entry.places.tolist(), entry.chosen.tolist(), strict=True):
+            texts[place] = texts[place] or told[case]
+    return numbered(texts)
 
 
 def _values(entry: _Entry, columns: Sequence[ColumnRecord]) -> FloatArray:

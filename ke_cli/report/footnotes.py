@@ -1,41 +1,15 @@
-"""What a reader must know to trust a table: on which cases, how sure, and what is not as it should be."""
+"""What a reader must know to trust a table: what is not as it should be."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ke_cli.report.aggregate import Comparison
+from ke_cli.report.captions import grouping_notes
 from ke_cli.report.rows import Row, differing, setting
-from ke_cli.report.statistics import LEVEL, RESAMPLES
 from ke_cli.results.reader import Run
 from ke_cli.results.text import printable
-
-
-def caption(comparison: Comparison, all_cases: bool, against: str) -> str:
-    """Return the sentences that say on how many cases the numbers stand and how the intervals were made."""
-    sentences = [
-        _on_cases(comparison, all_cases),
-        f"In brackets: {LEVEL:.0%} intervals from {_resampling(comparison)}.",
-    ]
-    if against:
-        sentences.append(f"Numbers with a sign are paired differences to {against}.")
-    return " ".join(sentences)
-
-
-def _on_cases(comparison: Comparison, all_cases: bool) -> str:
-    rows, used, total = len(comparison.rows), max(comparison.used), comparison.total
-    if all_cases and rows > 1:
-        return "Each row on all its own finished cases, which need not be the same."
-    if rows > 1:
-        return f"On the {used:,} cases common to all {rows} rows, of {total:,}."
-    return f"On {used:,} of {total:,} cases."
-
-
-def _resampling(comparison: Comparison) -> str:
-    whole_units = comparison.clusters < comparison.cases
-    what = f"{comparison.clusters:,} groups of cases edited together" if whole_units else "the cases"
-    return f"{RESAMPLES:,} bootstrap resamples of {what}"
 
 
 def footnotes(comparison: Comparison) -> Iterator[str]:
@@ -50,17 +24,42 @@ def footnotes(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         yield from _unfinished(row)
         yield from _failures(row)
-    if pooled := [f"{row.label} ({len(row.runs)} runs)" for row in comparison.rows if len(row.runs) > 1]:
+    if pooled := [_pooled(row) for row in comparison.rows if len(row.runs) > 1]:
         yield f"Pooled: {', '.join(pooled)}."
+    yield from grouping_notes(comparison)
     yield from _versions(comparison)
     yield from _other_settings(comparison)
+
+
+def _pooled(row: Row) -> str:
+    """Return how many runs a row has, and what they differ in where that is more than the seed."""
+    keys = differing(row.runs)
+    others = "" if set(keys) <= {"seed"} else f" that differ in {', '.join(keys)}"
+    return f"{row.label} ({len(row.runs)} runs{others})"
 
 
 def _unfinished(row: Row) -> Iterator[str]:
     for run in row.runs:
         if not run.finished:
-            status = "running, or killed" if run.record.status == "running" else run.record.status
-            yield f"* {row.label}: {status}, {_progress(run)}."
+            yield f"* {row.label}: {_standing(run)}, {_progress(run)}."
+
+
+def _standing(run: Run) -> str:
+    """Return how an unfinished run stands; of one that was split, which shards are to be seen to."""
+    if run.shards is None:
+        return _told(run.record.status)
+    parts = [f"{_told(status)}: shard.index={_numbers(found)}" for status, found in run.shards.unfinished.items()]
+    if run.shards.missing:
+        parts.append(f"missing: shard.index={_numbers(run.shards.missing)}")
+    return f"{'; '.join(parts)} (shard.count={run.shards.count})"
+
+
+def _numbers(found: Sequence[int]) -> str:
+    return ",".join(map(str, found))
+
+
+def _told(status: str) -> str:
+    return "running, or killed" if status == "running" else status
 
 
 def _progress(run: Run) -> str:
@@ -103,4 +102,5 @@ def without_cases(runs: Iterable[Run]) -> Iterator[str]:
     """Yield a line for each run that cannot be in the table because it has finished no case."""
     for run in runs:
         failed = f", {len(run.failed):,} failed" if run.failed else ""
-        yield f"Not shown: {run.record.name} ({run.record.status}, no case finished{failed})."
+        status = _standing(run) if run.shards else run.record.status
+        yield f"Not shown: {run.record.name} ({status}, no case finished{failed})."

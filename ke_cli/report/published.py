@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from ke_cli.report.rows import Group, Row
@@ -57,7 +58,8 @@ def _fits(published: Published, group: Group) -> bool:
 
 
 def _unscaled(value: float | None, column: ColumnRecord) -> float | None:
-    return None if value is None or not column.scale else value / column.scale
+    unscaled = math.nan if value is None or not column.scale else value / column.scale
+    return unscaled if math.isfinite(unscaled) else None
 
 
 def _minus(row: Sequence[float | None], base: Sequence[float | None]) -> tuple[float | None, ...]:

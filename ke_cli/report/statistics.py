@@ -3,13 +3,16 @@
 All rows are resampled together: resample ``r`` draws the same clusters of cases for every row, so that the
 difference of two rows is a paired difference (Efron and Tibshirani 1993, chapters 6, 8 and 13).
 
+Runs that share a row, such as the seeds of a method, are no cases: a case counts once, with its mean over them. How far
+the runs lie apart is a number of its own, and no part of an interval.
+
 Shapes: ``r`` resamples, ``s`` runs that share a row, ``n`` cases, ``k`` clusters, ``m`` columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -33,12 +36,14 @@ class Estimate:
         low: Lower end of the interval; None when fewer than two clusters have a value.
         high: Upper end of the interval.
         n: How many cases (for ``all_in_unit``: units) have a value.
+        deviation: Standard deviation over the runs that share the row; None for one run.
     """
 
     value: float | None
     low: float | None
     high: float | None
     n: int
+    deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +55,49 @@ class Sample:
         draws: ``[r]``, NaN where a resample holds no case with a value.
         n: Cases with a value.
         spread: Clusters with a value; from fewer than two no interval can be had.
+        runs: ``[s]``: the number in each of several runs that share the row; NaN for one that lacks a case.
     """
 
     point: float
     draws: FloatArray
     n: int
     spread: int
+    runs: FloatArray = field(default_factory=lambda: np.empty(0))
 
-    def minus(self, other: Self) -> Self:
-        """Return the paired difference to a sample of the same `bootstrap`."""
+    def minus(self, other: Self, *, same_runs: bool = True) -> Self:
+        """Return the paired difference to a sample of the same `bootstrap`.
+
+        Args:
+            other: What is subtracted.
+            same_runs: Whether run for run the two belong together (the same seeds).
+        """
+        runs = self.runs if self.runs.size else np.atleast_1d(self.point)
+        others = other.runs if other.runs.size else np.atleast_1d(other.point)
+        fitting = 1 in (runs.size, others.size) or (same_runs and runs.size == others.size)
         return type(self)(
             self.point - other.point,
             self.draws - other.draws,
             min(self.n, other.n),
             min(self.spread, other.spread),
+            runs - others if fitting else np.empty(0),
         )
 
     def estimate(self) -> Estimate:
         """Return the number with its percentile interval."""
         if not np.isfinite(self.point):
             return Estimate(None, None, None, self.n)
+        deviation = self._deviation()
         draws = self.draws[np.isfinite(self.draws)]
         if self.spread < 2 or not draws.size:
-            return Estimate(self.point, None, None, self.n)
+            return Estimate(self.point, None, None, self.n, deviation)
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Estimate(self.point, float(low), float(high), self.n)
+        return Estimate(self.point, float(low), float(high), self.n, deviation)
+
+    def _deviation(self) -> float | None:
+        """Return the standard deviation over runs; None for one run, or where one has no number."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            deviation = float(self.runs.std(ddof=1)) if self.runs.size > 1 else np.nan
+        return deviation if np.isfinite(deviation) else None
 
 
 def derive(kind: str, sources: Sequence[Sample]) -> Sample:
@@ -91,6 +114,7 @@ def derive(kind: str, sources: Sequence[Sample]) -> Sample:
         draws=mean_of_means(kind, np.stack([source.draws for source in used], axis=-1)),
         n=min(source.n for source in used),
         spread=min(source.spread for source in used),
+        runs=mean_of_means(kind, np.stack([source.runs for source in used], axis=-1)),
     )
 
 
@@ -115,6 +139,12 @@ def join(partitions: Sequence[IntArray]) -> IntArray:
         ``[n]`` cluster of each case, 0 to ``k - 1``. One single cluster could not be resampled: then each case
         is its own.
     """
+    clusters = components(partitions)
+    return clusters if clusters.max(initial=0) > 0 else np.arange(len(clusters))
+
+
+def components(partitions: Sequence[IntArray]) -> IntArray:
+    """Do the same as `join`, but leave one single cluster as it is."""
     n = len(partitions[0])
     labels, before = np.arange(n), np.full(n, -1)
     units = [np.where(units < 0, units.max(initial=-1) + 1 + np.arange(n), units) for units in partitions]
@@ -125,7 +155,7 @@ def join(partitions: Sequence[IntArray]) -> IntArray:
             np.minimum.at(lowest, unit, labels)
             labels = lowest[unit]
     clusters: IntArray = np.unique(labels, return_inverse=True)[1].reshape(n)
-    return clusters if clusters.max(initial=0) > 0 else np.arange(n)
+    return clusters
 
 
 def bootstrap(rows: Iterable[FloatArray], clusters: IntArray) -> list[list[Sample]]:
@@ -139,8 +169,9 @@ def bootstrap(rows: Iterable[FloatArray], clusters: IntArray) -> list[list[Sampl
         For each row, one sample per column.
     """
     k = int(clusters.max(initial=-1)) + 1
-    parts, counts = [], []
+    parts, counts, runs = [], [], []
     for row in rows:
+        runs.append(run_means(row))
         parts.append(_cluster_sums(np.nansum(row, axis=0), clusters, k))
         counts.append((~np.isnan(row)).sum(axis=0, dtype=np.int32))
     # Columns of different rows are columns of one wide table from here on; behind them stand the sizes.
@@ -149,9 +180,26 @@ def bootstrap(rows: Iterable[FloatArray], clusters: IntArray) -> list[list[Sampl
     table = np.concatenate([*parts, sizes], axis=1)
     points, draws = _means(table.sum(axis=0), kind), _means(_resampled(table), kind)
     n, spread = (kinds > 0).sum(axis=0)[kind], (sizes > 0).sum(axis=0)[kind]
-    wide = [Sample(float(points[i]), draws[:, i], int(n[i]), int(spread[i])) for i in range(len(points))]
+    apart = [column for row in runs for column in row.T]
+    wide = [Sample(float(points[i]), draws[:, i], int(n[i]), int(spread[i]), apart[i]) for i in range(len(points))]
     ends = np.cumsum([part.shape[1] for part in parts])
     return [wide[end - part.shape[1] : end] for part, end in zip(parts, ends, strict=True)]
+
+
+def run_means(row: FloatArray) -> FloatArray:
+    """Return the mean of every run that shares a row with others.
+
+    Args:
+        row: ``[s, n, m]``, NaN where there is no value.
+
+    Returns:
+        ``[s, m]``, NaN for a run that lacks a value that another has; ``[0, m]`` for one run alone.
+    """
+    if len(row) < 2:
+        return np.empty((0, row.shape[2]))
+    sizes = (~np.isnan(row)).sum(axis=1)
+    whole = (sizes == (~np.isnan(row)).any(axis=0).sum(axis=0)) & (sizes > 0)
+    return np.where(whole, np.nansum(row, axis=1) / np.maximum(sizes, 1), np.nan)
 
 
 def _distinct(columns: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], IntArray]:

@@ -8,25 +8,20 @@ from dataclasses import dataclass
 
 from ke_cli.errors import unknown_name
 from ke_cli.report.aggregate import Comparison, compare
-from ke_cli.report.footnotes import caption, footnotes, without_cases
+from ke_cli.report.captions import caption
+from ke_cli.report.cells import Cell as Cell
+from ke_cli.report.cells import adjust, cells_of, digits_of
+from ke_cli.report.cells import cell_texts as cell_texts
+from ke_cli.report.cells import number as number
+from ke_cli.report.footnotes import footnotes, without_cases
 from ke_cli.report.published import Figures, beside, published_note
-from ke_cli.report.rows import UNEDITED, Group, Row, group_runs, make_rows
-from ke_cli.report.statistics import Estimate
-from ke_cli.report.view import EVERY, Layout, View, check, common_experiment, settled
+from ke_cli.report.rows import Group, Row, group_runs, make_rows
+from ke_cli.report.view import EVERY, Layout, View, check, common_experiment, completed, settled
 from ke_cli.results.experiment import Published
 from ke_cli.results.reader import Run
 from ke_cli.results.record import ColumnRecord
 
 ARROWS = {"up": "\N{UPWARDS ARROW}", "down": "\N{DOWNWARDS ARROW}"}
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One number of a table, and whether it is the best of its column."""
-
-    estimate: Estimate
-    best: bool = False
-    is_difference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +56,27 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The results of one model, data set and protocol; without lines when no case was finished."""
+    """The results of one model, data set and protocol; without lines when no case was finished.
+
+    Args:
+        group: What all its runs have in common.
+        columns: What is shown.
+        lines: In the order wanted.
+        caption: How many cases, and how intervals and tests were made.
+        footnotes: What is unusual.
+        digits: Decimals of each column; None for as many as usual.
+        intervals: Whether they are wanted.
+        against: The label of the row that others are compared with, if any.
+    """
 
     group: Group
     columns: tuple[ColumnRecord, ...]
     lines: tuple[Line, ...]
     caption: str
     footnotes: tuple[str, ...]
+    digits: tuple[int | None, ...] = ()
+    intervals: bool = True
+    against: str = ""
 
     @property
     def title(self) -> str:
@@ -88,6 +97,7 @@ def build_tables(runs: Sequence[Run], view: View | None = None) -> list[Table]:
     view, runs = view or View(), [run for run in runs if run.readable]
     if not runs:
         return []
+    view = completed(view, runs)
     check(view, runs)
     layout, experiment = settled(view, runs), common_experiment(runs)
     groups = group_runs(runs, layout.split)
@@ -99,7 +109,7 @@ def build_tables(runs: Sequence[Run], view: View | None = None) -> list[Table]:
 def _check_reference(view: View, layout: Layout, groups: Sequence[Sequence[Run]]) -> None:
     """Refuse a row to compare with that no table has."""
     rows = [make_rows([run for run in members if run.done], layout.by) for members in groups]
-    if view.against and any(rows) and all(_reference(members, view.against) is None for members in rows):
+    if view.against and any(rows) and all(find_reference(members, view.against) is None for members in rows):
         labels = {row.label for members in rows for row in members}
         raise unknown_name("row", view.against, labels, where="--against")
 
@@ -109,12 +119,13 @@ def _table(group: Group, runs: Sequence[Run], layout: Layout, published: Publish
     empty = [run for run in runs if not run.done]
     if not rows:
         return Table(group, (), (), "No case was finished.", tuple(without_cases(empty)))
-    comparison = compare(rows, all_cases=layout.all_cases)
-    columns = _selected(comparison, layout.metrics, layout.measured)
-    reference = _reference(rows, layout.against)
+    reference = find_reference(rows, layout.against)
+    comparison = compare(rows, all_cases=layout.all_cases, cluster=layout.cluster, references=(reference,) * len(rows))
+    columns = selected(comparison, layout.metrics, layout.measured)
+    digits = column_digits(comparison, columns, layout)
     compared = None if reference is None else rows[reference]
-    figures = beside(published, group, columns, rows, compared)
-    lines = _lines(comparison, columns, reference, figures)
+    figures = beside(published, group, columns, rows, None if layout.plain else compared)
+    lines = _lines(comparison, columns, digits, layout.plain, figures)
     notes = [*footnotes(comparison), *without_cases(empty), *published_note(published, group, figures), layout.source]
     if layout.against and compared is None:
         notes.append(f"Plain values, because {layout.against} is no single row here to compare with.")
@@ -122,15 +133,33 @@ def _table(group: Group, runs: Sequence[Run], layout: Layout, published: Publish
         group=group,
         columns=columns,
         lines=tuple(lines[place] for place in _order(comparison, layout.sort)),
-        caption=caption(comparison, layout.all_cases, compared.label if compared else ""),
+        caption=caption(
+            {group.title: comparison},
+            columns,
+            all_cases=layout.all_cases,
+            against=compared.label if compared else "",
+            plain=layout.plain,
+            intervals=layout.intervals,
+        ),
         footnotes=tuple(filter(None, notes)),
+        digits=digits,
+        intervals=layout.intervals,
+        against=compared.label if compared else "",
     )
 
 
 def _lines(
-    comparison: Comparison, columns: Sequence[ColumnRecord], reference: int | None, figures: Figures
+    comparison: Comparison,
+    columns: Sequence[ColumnRecord],
+    digits: Sequence[int | None],
+    plain: bool,
+    figures: Figures,
 ) -> list[Line]:
-    by_column = [_cells(comparison, column, reference) for column in columns]
+    adjusted = adjust(comparison.pairings, columns)
+    by_column = [
+        cells_of(comparison, column, adjusted, places, plain=plain)
+        for column, places in zip(columns, digits, strict=True)
+    ]
     return [
         Line(
             row=row,
@@ -143,39 +172,21 @@ def _lines(
     ]
 
 
-def _reference(rows: Sequence[Row], against: str) -> int | None:
+def column_digits(comparison: Comparison, columns: Sequence[ColumnRecord], layout: Layout) -> tuple[int | None, ...]:
+    """Return the decimals of every column: those asked for, or those that its intervals support."""
+    if layout.digits is not None:
+        return (layout.digits,) * len(columns)
+    return tuple(digits_of(comparison, column, plain=layout.plain) for column in columns)
+
+
+def find_reference(rows: Sequence[Row], against: str) -> int | None:
     """The row with this label, or else the only row of this method."""
     same = [place for place, row in enumerate(rows) if row.label == against]
     same = same or [place for place, row in enumerate(rows) if row.method == against]
     return same[0] if against and len(same) == 1 else None
 
 
-def _cells(comparison: Comparison, column: ColumnRecord, reference: int | None) -> list[Cell]:
-    samples = [sample[column.name] for sample in comparison.samples]
-    estimates = [sample.estimate() for sample in samples]
-    best = _best(comparison.rows, [estimate.value for estimate in estimates], column)
-    return [
-        Cell(estimates[place], place in best)
-        if reference in (None, place)
-        else Cell(sample.minus(samples[reference]).estimate(), place in best, is_difference=True)
-        for place, sample in enumerate(samples)
-    ]
-
-
-def _best(rows: Sequence[Row], values: Sequence[float | None], column: ColumnRecord) -> set[int]:
-    """The rows whose shown value is the best; nothing is best when there is nothing to compare it with."""
-    shown = {
-        place: float(number(value, column))
-        for place, (row, value) in enumerate(zip(rows, values, strict=True))
-        if value is not None and row.method != UNEDITED
-    }
-    if len(shown) < 2:
-        return set()
-    best = max(shown.values()) if column.direction == "up" else min(shown.values())
-    return {place for place, value in shown.items() if value == best}
-
-
-def _selected(comparison: Comparison, wanted: Sequence[str], measured: bool) -> tuple[ColumnRecord, ...]:
+def selected(comparison: Comparison, wanted: Sequence[str], measured: bool) -> tuple[ColumnRecord, ...]:
     """Return the columns with these names, in the order wanted; a name that no column has stands for a metric's.
 
     Unasked, the main ones; shares of units only where a unit is not just one case. With ``measured``, those that any
@@ -189,7 +200,7 @@ def _selected(comparison: Comparison, wanted: Sequence[str], measured: bool) -> 
         parts = [[named[name]] if name in named else [c for c in columns if c.metric == name] for name in wanted]
         chosen = list({c.name: c for part in parts for c in part}.values())
     else:
-        grouped = comparison.clusters < comparison.cases
+        grouped = any((run.done.sizes > 1).any() for row in comparison.rows for run in row.runs)
         chosen = [c for c in columns if c.main and (grouped or c.kind != "all_in_unit")]
     return tuple(c for c in chosen if not measured or not comparison.cases or _has_value(comparison, c))
 
@@ -208,28 +219,6 @@ def _order(comparison: Comparison, sort: str) -> list[int]:
         return places
     points = [sample[name].point * (-1 if direction == "desc" else 1) for sample in comparison.samples]
     return sorted(places, key=lambda place: (math.isnan(points[place]), points[place]))
-
-
-def number(value: float, column: ColumnRecord, sign: str = "") -> str:
-    """Return a value as it is shown: in percent (or whatever the scale is) with one decimal.
-
-    Columns that are not scaled up get three decimals, very large values three digits.
-    """
-    scaled = value * column.scale
-    if abs(scaled) >= 1e6:
-        return f"{scaled:{sign}.3g}"
-    return f"{scaled:{sign}.{1 if column.scale >= 10 else 3}f}"
-
-
-def cell_texts(cell: Cell, column: ColumnRecord) -> tuple[str, str]:
-    """Return value and interval as they are shown: ``93.4`` and ``[92.1, 94.6]``, or a dash and nothing."""
-    estimate, sign = cell.estimate, "+" if cell.is_difference else ""
-    if estimate.value is None:
-        return "\N{EN DASH}", ""
-    value = number(estimate.value, column, sign)
-    if estimate.low is None or estimate.high is None:
-        return value, ""
-    return value, f"[{number(estimate.low, column, sign)}, {number(estimate.high, column, sign)}]"
 
 
 def heading(column: ColumnRecord) -> str:

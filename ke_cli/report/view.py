@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ke_cli.errors import UserError, unknown_name
 from ke_cli.report.aggregate import merged_columns
+from ke_cli.report.keys import full_name
 from ke_cli.report.rows import check_keys
 from ke_cli.results.experiment import ExperimentRecord
 from ke_cli.results.reader import Run
@@ -30,6 +31,12 @@ class View:
         against: A row or method: the other rows then show paired differences to it.
         sort: A column, or ``name``, with ``:desc`` behind it for the highest first.
         all_cases: Each row on all its own cases, not on the common ones.
+        cluster: Which cases are resampled together: one of `ke_cli.report.clusters.CHOICES`.
+        plain: With a row to compare with, show the numbers themselves all the same, marked where they differ.
+        digits: Decimals; without, as many as the intervals support.
+        intervals: Show them.
+        rows: Setting keys whose values make rows, on as many levels; see `ke_cli.report.pivot`.
+        cols: Setting keys whose values make columns.
     """
 
     by: tuple[str, ...] | None = None
@@ -38,6 +45,12 @@ class View:
     against: str | None = None
     sort: str = ""
     all_cases: bool = False
+    cluster: str = "auto"
+    plain: bool = False
+    digits: int | None = None
+    intervals: bool = True
+    rows: tuple[str, ...] = ()
+    cols: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,10 @@ class Layout:
         against: Empty for plain values.
         sort: Empty for the order of the rows.
         all_cases: Whether.
+        cluster: As in `View`, like the three that follow.
+        plain: Whether.
+        digits: How many.
+        intervals: Whether.
         measured: Whether columns in which no row has a value are left out although they are named.
         source: A sentence that says where what was left open comes from; empty where nothing was.
     """
@@ -61,6 +78,10 @@ class Layout:
     against: str = ""
     sort: str = ""
     all_cases: bool = False
+    cluster: str = "auto"
+    plain: bool = False
+    digits: int | None = None
+    intervals: bool = True
     measured: bool = False
     source: str = ""
 
@@ -88,6 +109,10 @@ def settled(view: View, runs: Sequence[Run]) -> Layout:
         against=offered.against if view.against is None else view.against,
         sort=view.sort,
         all_cases=view.all_cases,
+        cluster=view.cluster,
+        plain=view.plain,
+        digits=view.digits,
+        intervals=view.intervals,
         measured=view.metrics is None,
         source=_source(experiment, [part for part, taken in left_open.items() if taken]),
     )
@@ -111,6 +136,16 @@ def _source(experiment: ExperimentRecord | None, parts: Sequence[str]) -> str:
     return f"Laid out as the experiment {experiment.name} says ({', '.join(parts)}); options of ke-summarize win."
 
 
+def completed(view: View, runs: Sequence[Run]) -> View:
+    """Write the settings that a view names in full; see `full_name`."""
+    known = {key for run in runs for key in run.record.settings}
+    by, split = (
+        None if keys is None else tuple(full_name(key, known) for key in keys) for keys in (view.by, view.split)
+    )
+    rows, cols = (tuple(full_name(key, known) for key in keys) for keys in (view.rows, view.cols))
+    return replace(view, by=by, split=split, rows=rows, cols=cols)
+
+
 def check(view: View, runs: Sequence[Run]) -> None:
     """Refuse names in a view that no run has, before anything is computed.
 
@@ -119,6 +154,8 @@ def check(view: View, runs: Sequence[Run]) -> None:
     """
     check_keys(view.by or (), runs, "--by")
     check_keys(view.split or (), runs, "--split")
+    check_keys(view.rows, runs, "--rows")
+    check_keys(view.cols, runs, "--cols")
     check_columns([name for name in view.metrics or () if name != EVERY], runs, "--metrics")
     name, _, order = view.sort.partition(":")
     names = ["name", *(column.name for column in merged_columns(runs))]

@@ -108,7 +108,7 @@ def check(comparison: Comparison, runs: Sequence[Sequence[Sequence[CaseLine]]], 
 def test_agrees_with_the_plain_way(runs: list[list[list[CaseLine]]], all_cases: bool) -> None:
     comparison = compare([row_of(*row) for row in runs], all_cases=all_cases)
     lines = [line for row in runs for run in row for line in run]
-    found = list(dict.fromkeys(line.case_id for line in lines))
+    found = sorted({line.case_id for line in lines}, key=lambda case_id: int(case_id[1:]))
     common = [i for i in found if all(any(line.case_id == i for run in row for line in run) for row in runs)]
     asked = {i: {line.prompts_sha256 for line in lines if line.case_id == i} for i in common}
     ids = found if all_cases else [i for i in common if len(asked[i]) == 1]
@@ -124,3 +124,18 @@ def test_runs_without_plain_columns(columns: tuple[ColumnRecord, ...]) -> None:
     run = Run(Path("run"), RunRecord("run", columns=columns), CaseTable.gather([line], NAMES), (), [])
     (samples,) = compare([Row("rose", (), (run,))]).samples
     assert [(name, sample.n) for name, sample in samples.items()] == [(column.name, 0) for column in columns]
+
+
+@pytest.mark.parametrize("all_cases", [False, True])
+def test_the_order_in_which_cases_were_stored_changes_nothing(all_cases: bool) -> None:
+    values = np.random.default_rng(1).random((2, 30))
+    rows = [
+        [CaseLine(f"c{i}", f"u{i // 2}", 2, True, "", "00", {"efficacy": row[i], "drift": 1.0}) for i in range(30)]
+        for row in values.tolist()
+    ]
+    shuffled = [[row[(7 * i + turn) % 30] for i in range(30)] for turn, row in zip((6, 12), rows, strict=True)]
+    plain, other = (compare([row_of(row) for row in kind], all_cases=all_cases) for kind in (rows, shuffled))
+    for mine, theirs in zip(plain.samples, other.samples, strict=True):
+        for name in NAMES:
+            np.testing.assert_array_equal(mine[name].draws, theirs[name].draws)
+            assert mine[name].estimate() == theirs[name].estimate()

@@ -180,7 +180,7 @@ class TestPublished:
         assert {row.count("|") for row in rows} == {5}
 
     def test_latex(self, table: Table) -> None:
-        assert r"\quad\textit{rome, published} & 99.9 & -- &  \\" in FORMATS["latex"]([table])
+        assert r"\quad\textit{rome, published} & 99.9 &  & -- &  &  \\" in FORMATS["latex"]([table])
 
     def test_csv(self, table: Table) -> None:
         rows = list(csv.DictReader(io.StringIO(FORMATS["csv"]([table]))))

@@ -81,13 +81,20 @@ class TestBy:
         table = table_of(seeds, View(by=("method.name",)))
         assert labels(table) == ["rome", "rose"]
         assert values(table, "efficacy") == [0.5, 0.5]
-        assert table.footnotes == ("Pooled: rome (2 runs), rose (2 runs).",)
+        what = "2 runs that differ in method.lambda_, seed"
+        assert table.footnotes == (f"Pooled: rome ({what}), rose ({what}).",)
 
     def test_makes_rows_of_the_keys(self, seeds: Path) -> None:
         table = table_of(seeds, View(by=("method.lambda_", "seed")))
         assert labels(table) == [f"{m} (lambda_={3 + s}, seed={s})" for m in ("rome", "rose") for s in (0, 1)]
         assert values(table, "efficacy") == [0.5, 0.5, 1.0, 0.0]
 
+    def test_short_names(self, seeds: Path) -> None:
+        expected = labels(table_of(seeds, View(by=("method.lambda_", "seed"))))
+        for key in ("method.lambda", "lambda", "lambda_"):
+            assert labels(table_of(seeds, View(by=(key, "seed")))) == expected
+        assert labels(table_of(seeds, View(by=("method",)))) == ["rome", "rose"]
+
     def test_refuses_an_unknown_key(self, seeds: Path) -> None:
         with pytest.raises(UserError, match=r"did you mean 'method\.lambda_'"):
-            table_of(seeds, View(by=("method.lambda",)))
+            table_of(seeds, View(by=("method.lamda",)))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ke_cli.errors import UserError
-from ke_cli.report.statistics import Estimate
-from ke_cli.report.tables import Cell, Line, Table, View, cell_texts
+from ke_cli.report.cells import digits_of
+from ke_cli.report.statistics import Estimate, Sample
+from ke_cli.report.tables import Cell, Line, Table, View, cell_texts, number
 from ke_cli.results.record import ColumnRecord
 from report.looking import best, labels, table_of, values
 from results.runs import COLUMNS, DERIVED, case, efficacies, unit, write_run
@@ -149,6 +152,45 @@ class TestNumbers:
     def test_shown(self, estimate: Estimate, scale: float, expected: tuple[str, str]) -> None:
         assert cell_texts(Cell(estimate), ColumnRecord("x", "X", "up", scale, "m")) == expected
 
+    @pytest.mark.parametrize(
+        ("half", "digits"),
+        [(0.3, 0), (0.096, 0), (0.094, 0), (0.036, 0), (0.035, 1), (0.012, 1), (0.0096, 1), (0.0094, 1), (0.003, 2)],
+    )
+    def test_digits_are_those_the_interval_supports(self, half: float, digits: int) -> None:
+        """Half-widths of 30, 9.6, 9.4, 3.6 points and so on: two digits of them from 1.0 to 3.5, else one."""
+        column = ColumnRecord("x", "X", "up", 100.0, "m")
+        samples = tuple(
+            {"x": Sample(0.5, np.linspace(0.5 - half / 0.95, 0.5 + half / 0.95, 1001), 9, 9)} for _ in range(3)
+        )
+        assert digits_of(_Compared(samples), column) == digits  # type: ignore[arg-type]
+
+    def test_digits_asked_for_win(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", efficacies([1, 0, 1]))
+        assert table_of(tmp_path, View(metrics=("efficacy",))).digits == (0,)
+        assert table_of(tmp_path, View(metrics=("efficacy",), digits=4)).digits == (4,)
+
+    def test_no_interval_no_digits(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", efficacies([1, 1, 1]))
+        assert table_of(tmp_path, View(metrics=("efficacy",))).digits == (None,)
+
+    def test_an_interval_without_width_says_what_it_leaves_open(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", efficacies([1] * 50))
+        bound = 100 * (1 - 0.025 ** (1 / 50))  # Clopper and Pearson: 0.025 = (1 - bound) ** 50
+        assert f"up to {bound:.2g} % of all cases may be otherwise" in table_of(tmp_path).caption
+        assert f"{bound:.2g}" == "7.1"
+
+    def test_a_rounded_zero_has_no_minus(self) -> None:
+        column = ColumnRecord("x", "X", "up", 100.0, "m")
+        assert (number(-0.0001, column), number(-0.0001, column, "+"), number(-0.01, column)) == ("0.0", "+0.0", "-1.0")
+
+
+@dataclass
+class _Compared:
+    """As much of a comparison as digits depend on."""
+
+    samples: tuple[dict[str, Sample], ...]
+    pairings: tuple[()] = ()
+
 
 def interval_width(table: Table) -> float:
     estimate = table.lines[0].cells[0].estimate
@@ -246,3 +288,11 @@ class TestView:
             table_of(tmp_path, View(against="rose"))
         lines: tuple[Line, ...] = table_of(tmp_path, View(against="rose (seed=0)")).lines
         assert [line.cells[0].is_difference for line in lines] == [False, True]
+
+
+def test_shares_of_units_are_not_shown_where_cases_only_share_a_subject(tmp_path: Path) -> None:
+    write_run(tmp_path / "rose", [case(f"c{i}", subject=f"s{i // 2}") for i in range(8)])
+    assert "units" not in [column.name for column in table_of(tmp_path, View()).columns]
+    write_run(tmp_path / "rome", unit("u", 2), "rome")
+    write_run(tmp_path / "rome2", unit("u", 2), "rome")
+    assert "units" in [column.name for column in table_of(tmp_path, View(all_cases=True)).columns]

@@ -23,6 +23,7 @@ def _table(table: Table) -> dict[str, Any]:
         "split": dict(table.group.split),
         "caption": table.caption,
         "footnotes": list(table.footnotes),
+        "against": table.against,
         "columns": [asdict(column) for column in table.columns],
         "rows": [_row(table, line) for line in table.lines],
     }
@@ -43,6 +44,10 @@ def _row(table: Table, line: Line) -> dict[str, Any]:
                 "best": cell.best,
                 "difference": cell.is_difference,
                 "published": published,
+                "second": cell.second,
+                "significant": cell.significant,
+                "paired_difference": asdict(cell.difference) if cell.difference else None,
+                "test": {**asdict(cell.outcome), "p_adjusted": cell.adjusted} if cell.outcome else None,
             }
             for column, cell, published in zip(table.columns, line.cells, line.figures, strict=True)
         },

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from ke_cli.errors import UserError
+from ke_cli.report.plots.figures import Forest, HeatMap
 from ke_cli.report.plots.labels import Named, place_labels
+from ke_cli.report.plots.maps import draw_forest, draw_heat_map
 from ke_cli.report.plots.panels import Panel, Picture, Series
 from ke_cli.report.plots.styles import Style, styles
 from ke_cli.report.statistics import LEVEL
@@ -45,11 +47,14 @@ MARGINS = (0.7, 0.7)
 LETTER, LINE = 0.066, 0.19
 """Width of a letter and height of a line of the legend, in inches."""
 
+LONGEST = 120
+"""Letters of a name that are drawn."""
+
 MANY = 6
 """With more rows than so many the bands of curves are fainter."""
 
 
-def draw(picture: Picture, suffix: str) -> bytes:
+def draw(picture: Picture | Forest | HeatMap, suffix: str) -> bytes:
     """Return a picture as the content of a file.
 
     Args:
@@ -66,9 +71,15 @@ def draw(picture: Picture, suffix: str) -> bytes:
         raise UserError("plots need matplotlib, which is not installed", hint="pip install 'ke-run[plots]'") from error
     stream, rc = io.BytesIO(), cast(Any, dict(RC))
     with matplotlib.rc_context(rc):
-        figure = _figure(Figure, picture)
+        figure = _made(Figure, picture)
         figure.savefig(stream, format=suffix.removeprefix("."), dpi=200, metadata=SUFFIXES[suffix])
     return stream.getvalue()
+
+
+def _made(make: Any, picture: Picture | Forest | HeatMap) -> Any:
+    if isinstance(picture, Forest):
+        return draw_forest(make, picture)
+    return draw_heat_map(make, picture) if isinstance(picture, HeatMap) else _figure(make, picture)
 
 
 def _figure(make: Any, picture: Picture) -> Any:
@@ -76,7 +87,7 @@ def _figure(make: Any, picture: Picture) -> Any:
     down = math.ceil(len(picture.panels) / across)
     width, height = ONLY_PANEL if len(picture.panels) == 1 else PANEL
     figure = make(figsize=(across * width + MARGINS[0], down * height + MARGINS[1]), layout="constrained")
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    grid = figure.subplots(down, across, sharex=True, sharey=not picture.own_heights, squeeze=False).ravel()
     known = styles(picture.rows)
     for axes, panel in zip(grid, picture.panels, strict=False):
         _draw_panel(axes, picture, panel, known)
@@ -106,14 +117,19 @@ def _draw_panel(axes: Any, picture: Picture, panel: Panel, known: Mapping[str, S
     if picture.linear_up_to is not None:
         axes.set_xscale("symlog", linthresh=picture.linear_up_to)
     if picture.ticks:
-        axes.set_xticks(*zip(*picture.ticks, strict=True))
+        axes.set_xticks([place for place, _ in picture.ticks], [_plain(text) for _, text in picture.ticks])
         axes.minorticks_off()
     if picture.against:
         axes.axhline(0, color="#808080", linewidth=0.8, zorder=1)
         if not picture.is_curve:
             axes.axvline(0, color="#808080", linewidth=0.8, zorder=1)
     one_title = len({other.group.names for other in picture.panels}) == 1
-    axes.set_title(panel.group.part if one_title else panel.group.title)
+    axes.set_title(_plain(panel.title or (panel.group.part if one_title else panel.group.title)))
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib draws as it is, because a dollar sign begins no formula in it."""
+    return (text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ...").replace("$", r"\$")
 
 
 def _make_logarithmic(axes: Any, which: str) -> None:
@@ -154,16 +170,16 @@ def _marks(style: Style, size: float = 5.5) -> dict[str, Any]:
 def _name_axes(figure: Any, picture: Picture, grid: Sequence[Any], across: int) -> None:
     """Write what the axes are at the outer ones, and once for the figure what all panels have in common."""
     names = {panel.group.names for panel in picture.panels}
-    if len(names) == 1:
-        figure.suptitle(*names, fontsize=9, fontweight="bold", x=0.01, ha="left")
+    if picture.title or len(names) == 1:
+        figure.suptitle(_plain(picture.title or min(names)), fontsize=9, fontweight="bold", x=0.01, ha="left")
     for place in range(len(picture.panels)):
         if place + across >= len(picture.panels):
-            grid[place].set_xlabel(picture.x_label)
+            grid[place].set_xlabel(_plain(picture.x_label))
             grid[place].tick_params(labelbottom=True)
         if place % across == 0:
-            grid[place].set_ylabel(picture.y_label)
+            grid[place].set_ylabel(_plain(picture.y_label))
     what = "bands" if picture.is_curve else "bars"
-    against = f"; differences to {picture.against}" if picture.against else ""
+    against = f"; differences to {_plain(picture.against)}" if picture.against else ""
     figure.supxlabel(f"{what}: {LEVEL:.0%} intervals{against}", fontsize=7, color="#606060", x=0.99, ha="right")
 
 
@@ -174,7 +190,10 @@ def _named_in_place(figure: Any, picture: Picture, known: Mapping[str, Style]) -
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     figure.draw_without_rendering()  # so that the panels have their final places
     for axes, panel in zip(figure.axes, picture.panels, strict=True):
-        points = [Named(series.row.label, *series.points[0], known[series.row.label].colour) for series in panel.series]
+        points = [
+            Named(_plain(series.row.label), *series.points[0], known[series.row.label].colour)
+            for series in panel.series
+        ]
         if not place_labels(axes, points, renderer):
             for written in [text for other in figure.axes for text in other.texts]:
                 written.remove()
@@ -190,8 +209,10 @@ def _add_legend(figure: Any, picture: Picture, known: Mapping[str, Style]) -> No
     for row in picture.rows:
         style = known[row.label]
         line: dict[str, Any] = {"linestyle": style.line if picture.is_curve else "", "color": style.colour}
-        handles.append(Line2D([], [], label=row.label, **line, **_marks(style)))
+        name = _plain(row.label)
+        name = f" {name}" if name.startswith("_") else name  # which matplotlib would leave out
+        handles.append(Line2D([], [], label=name, **line, **_marks(style)))
     width, height = figure.get_size_inches()
-    letters = max(len(row.label) for row in picture.rows)
+    letters = max(len(str(handle.get_label())) for handle in handles)
     figure.set_size_inches(width + letters * LETTER + 0.6, max(height, len(handles) * LINE + 2 * MARGINS[1]))
     figure.legend(handles=handles, loc="outside right center", handlelength=2.6 if picture.is_curve else 1)

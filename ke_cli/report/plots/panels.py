@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from ke_cli.errors import UserError, unknown_name
 from ke_cli.report.aggregate import merged_columns
-from ke_cli.report.rows import Group, Row, as_typed, check_keys, differing
+from ke_cli.report.plots.parts import apart
+from ke_cli.report.rows import Group, Row, as_typed, check_keys
 from ke_cli.report.statistics import Estimate
 from ke_cli.report.tables import Line, Table, build_tables, heading
 from ke_cli.report.view import View, settled
@@ -39,10 +40,11 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes."""
+    """One pair of axes; its title is what the panels' groups differ in, unless it has one of its own."""
 
     group: Group
     series: tuple[Series, ...]
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Picture:
         linear_up_to: Where the x axis of curves goes over from linear to logarithmic; None for a linear one.
         is_curve: Whether the points of a series are joined.
         against: The row that values are differences to; empty for plain values.
+        own_heights: Whether every panel has a y axis of its own.
+        title: Above the panels; by default what their groups have in common.
     """
 
     panels: tuple[Panel, ...]
@@ -68,6 +72,8 @@ class Picture:
     linear_up_to: float | None = None
     is_curve: bool = False
     against: str = ""
+    own_heights: bool = False
+    title: str = ""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -117,7 +123,7 @@ def curve(runs: Sequence[Run], view: View, setting: str, column: str) -> Picture
     check_keys([setting], readable, "--curve")
     layout = settled(view, readable)
     split = (*(key for key in layout.split if key != setting), setting)
-    by = tuple(key for key in layout.by or _apart(readable) if key not in split)
+    by = tuple(key for key in layout.by or apart(readable) if key not in split)
     given = replace(view, by=by, split=split, metrics=(column,), against=view.against or "", sort="")
     tables = [table for table in build_tables(runs, given) if table.lines]
     values = [table.group.split[-1][1] for table in tables]
@@ -134,14 +140,6 @@ def curve(runs: Sequence[Run], view: View, setting: str, column: str) -> Picture
         is_curve=True,
         against=view.against or "",
     )
-
-
-def _apart(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that part runs of one and the same method."""
-    methods: dict[str, list[Run]] = {}
-    for run in runs:
-        methods.setdefault(run.record.named("method"), []).append(run)
-    return list(dict.fromkeys(key for members in methods.values() for key in differing(members)))
 
 
 def _joined(tables: Sequence[Table], places: Mapping[str, float]) -> tuple[Panel, ...]:
