@@ -36,7 +36,23 @@ class UserError(Exception):
             f"  allowed: {self.allowed}" if self.allowed else "",
             f"  try:     {self.hint}" if self.hint else "",
         ]
-        return "\n".join(part for part in parts if part)
+        return visible("\n".join(part for part in parts if part))
+
+
+def visible(text: str) -> str:
+    """Return text with everything spelled out that a terminal would obey or cannot show; lines stay lines.
+
+    Messages quote what files hold, and an escape sequence in a file must not reach the screen as one.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class UnitError(Exception):

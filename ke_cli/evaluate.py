@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
+from ke_cli.attempts import together_or_apart
 from ke_cli.data.types import Case, EditUnit
 from ke_cli.engine.edits import Edit
 from ke_cli.engine.queries import Answer, Answers, Query
 from ke_cli.engine.scoring import answer
 from ke_cli.engine.workbench import Workbench
-from ke_cli.errors import UnitError, UserError
 from ke_cli.methods.base import Editor
 from ke_cli.metrics.base import Metric
 from ke_cli.metrics.evaluate import measure_all, plan_after, plan_before, prompts_hash, to_json
-from ke_cli.unedited import AnswerCache, unedited_answers
-
-log = logging.getLogger(__name__)
+from ke_cli.stored import EditKeeper
+from ke_cli.unedited import AnswerCache, in_order, unedited_answers
 
 HUGE = 1e4
 """Norm of an update in units of the weight's own, beyond which it is taken for a failed optimisation."""
 
+TINY = 1e-30
+"""Stands for the norm of a weight that is all zeros."""
+
 DIVERGED = "the edit is not finite (the optimisation diverged)"
 
-T = TypeVar("T")
-R = TypeVar("R")
 Body = dict[str, Any]
 """The part of a result line that metrics fill."""
 
@@ -38,6 +39,7 @@ def result_lines(
     bench: Workbench,
     units: Sequence[EditUnit],
     cache: AnswerCache | None = None,
+    keeper: EditKeeper | None = None,
 ) -> list[dict[str, Any]]:
     """Edit and evaluate some units together.
 
@@ -47,6 +49,7 @@ def result_lines(
         bench: The model with what belongs to it.
         units: What is written together.
         cache: Where answers of the unedited model are kept, if anywhere.
+        keeper: Where the edits are saved, if anywhere; they are durable before the lines are returned.
 
     Returns:
         One line per case, the cases of a unit next to each other; failed lines with the reason where a unit could
@@ -58,9 +61,10 @@ def result_lines(
     outcomes = evaluate_units(bench, metrics, units, edits, cache)
     cases = sum(len(unit.cases) for unit in units)
     times = {"edit_s": (edited - started) / cases, "evaluate_s": (time.perf_counter() - edited) / cases}
+    said = keeper.keep(bench.model, units, edits) if keeper else [{} for _ in units]
     return [
-        {**_head(unit, case), **_body(case, outcome), "edit": _numbers(edit), "time": times}
-        for unit, edit, outcome in zip(units, edits, outcomes, strict=True)
+        {**_head(unit, case), **_body(case, outcome), "edit": {**_numbers(edit), **saved}, "time": times}
+        for unit, edit, outcome, saved in zip(units, edits, outcomes, said, strict=True)
         for case in unit.cases
     ]
 
@@ -71,7 +75,7 @@ def edit_units(editor: Editor, bench: Workbench, units: Sequence[EditUnit]) -> l
     Returns:
         Per unit its edit, or the reason why there is none.
     """
-    edits = _together_or_apart(lambda some: editor.edit(bench, some), units, "editing")
+    edits = together_or_apart(lambda some: editor.edit(bench, some), units, "editing")
     return [_usable(bench, edit) if isinstance(edit, Edit) else edit for edit in edits]
 
 
@@ -80,7 +84,7 @@ def _usable(bench: Workbench, edit: Edit) -> Edit | str:
     if not edit.is_finite():
         return DIVERGED
     for name, update in edit.updates.items():
-        times = update.norm() / float(bench.model.weight(name).float().norm())
+        times = update.norm() / max(float(bench.model.weight(name).float().norm()), TINY)
         if times > HUGE:
             return f"the edit of {name} is {times:.0f} times as large as the weight itself: it diverged"
     return edit
@@ -95,55 +99,73 @@ def evaluate_units(
 ) -> list[dict[str, Body] | str]:
     """What the metrics measure on all edited units together; where that fails, on one by one.
 
+    The unedited model is asked about all units, so that its answers do not depend on which of them a method fails.
+
     Returns:
         Per unit the measurements by case id, or the reason why there are none.
     """
-    pairs = [(unit, edit) for unit, edit in zip(units, edits, strict=True) if isinstance(edit, Edit)]
-    measured = iter(_together_or_apart(lambda some: evaluate(bench, metrics, some, cache), pairs, "evaluating"))
-    return [edit if isinstance(edit, str) else next(measured) for edit in edits]
+    if not any(isinstance(edit, Edit) for edit in edits):
+        return [str(edit) for edit in edits]
+    asking = partial(_before, bench, metrics, cache)
+    before = together_or_apart(asking, units, "asking the unedited model about")
+    ready = [
+        Edited(unit, edit, known)
+        for unit, edit, known in zip(units, edits, before, strict=True)
+        if isinstance(edit, Edit) and not isinstance(known, str)
+    ]
+    measured = iter(together_or_apart(lambda some: evaluate(bench, metrics, some, cache), ready, "evaluating"))
+    reasons = [edit if isinstance(edit, str) else known for edit, known in zip(edits, before, strict=True)]
+    return [reason if isinstance(reason, str) else _believable(next(measured)) for reason in reasons]
 
 
-def _together_or_apart(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], doing: str) -> list[R | str]:
-    """Do all items together, or one by one where that fails, so that one bad unit costs no other its result.
+@dataclass(frozen=True, eq=False, slots=True)
+class Edited:
+    """A unit that is ready to be evaluated: its edit, and what the unedited model answered about each of its cases."""
 
-    Returns:
-        Per item the result, or the reason why there is none.
-    """
-    try:
-        return list(work(items)) if items else []
-    except UserError:
-        raise
-    except Exception as error:
-        if len(items) == 1:
-            return [str(error) if isinstance(error, UnitError) else f"{type(error).__name__}: {error}"]
-        log.warning("%s %d units together failed (%s): trying them one by one", doing, len(items), error)
-        return [one for item in items for one in _together_or_apart(work, [item], doing)]
+    unit: EditUnit
+    edit: Edit
+    before: Sequence[Answers]
+
+
+def _before(
+    bench: Workbench, metrics: Sequence[Metric], cache: AnswerCache | None, units: Sequence[EditUnit]
+) -> list[list[Answers]]:
+    """What the unedited model answers, by unit and case."""
+    asked = [plan_before(metrics, case) for unit in units for case in unit.cases]
+    answers = iter(unedited_answers(bench, asked, cache))
+    return [[next(answers) for _ in unit.cases] for unit in units]
+
+
+def _believable(found: dict[str, Body] | str) -> dict[str, Body] | str:
+    """The measurements of a unit, or the reason why they must not be used: comparing with NaN always says no."""
+    for body in () if isinstance(found, str) else found.values():
+        for when, model in (("before", "unedited"), ("after", "edited")):
+            if any(math.isnan(nll) for entry in body[when] for nll in entry.get("nlls", ())):
+                return f"the answers of the {model} model are no numbers (NaN)"
+    return found
 
 
 def evaluate(
-    bench: Workbench,
-    metrics: Sequence[Metric],
-    pairs: Sequence[tuple[EditUnit, Edit]],
-    cache: AnswerCache | None = None,
+    bench: Workbench, metrics: Sequence[Metric], edited: Sequence[Edited], cache: AnswerCache | None = None
 ) -> list[dict[str, Body]]:
-    """Ask the unedited and the edited model what the metrics want to know, all units together.
+    """Ask the edited model what the metrics want to know, all units together.
 
     Returns:
         Per unit, by case id, the part of a result line that metrics fill.
     """
-    cases = [case for unit, _ in pairs for case in unit.cases]
-    before = unedited_answers(bench, [plan_before(metrics, case) for case in cases], cache)
+    cases = [case for one in edited for case in one.unit.cases]
+    before = [known for one in edited for known in one.before]
     asked = [plan_after(metrics, case, known) for case, known in zip(cases, before, strict=True)]
-    answers = _edited_answers(bench, _by_unit(pairs, asked), [edit for _, edit in pairs], cache)
-    after = [found for (unit, _), found in zip(pairs, answers, strict=True) for _ in unit.cases]
+    answers = _edited_answers(bench, _by_unit(edited, asked), [one.edit for one in edited], cache)
+    after = [found for one, found in zip(edited, answers, strict=True) for _ in one.unit.cases]
     bodies = iter(map(partial(_measured, metrics), cases, before, after, asked))
-    return [{case.case_id: next(bodies) for case in unit.cases} for unit, _ in pairs]
+    return [{case.case_id: next(bodies) for case in one.unit.cases} for one in edited]
 
 
-def _by_unit(pairs: Sequence[tuple[EditUnit, Edit]], asked: Sequence[Sequence[Query]]) -> list[list[Query]]:
-    """What is asked about each case as what is asked about each unit."""
+def _by_unit(edited: Sequence[Edited], asked: Sequence[Sequence[Query]]) -> list[list[Query]]:
+    """What is asked about each case as what is asked about each unit, whatever the order of the metrics."""
     queries = iter(asked)
-    return [[query for _ in unit.cases for query in next(queries)] for unit, _ in pairs]
+    return [in_order(query for _ in one.unit.cases for query in next(queries)) for one in edited]
 
 
 def _edited_answers(

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
+from rich.markup import escape
 
-from ke_cli.config import RunConfig, config_dict, run_dir, run_id, run_identity
+from ke_cli.belonging import FolderWatch, folder_changed, other_conditions
+from ke_cli.config import RunConfig, config_dict, run_dir
 from ke_cli.data.text import TextSource
 from ke_cli.data.types import EditUnit
 from ke_cli.engine.batching import Budget
+from ke_cli.engine.budget import Shape, reading_tokens
 from ke_cli.engine.statistics import StatisticsSpec, StatisticsStore
 from ke_cli.engine.workbench import Workbench
-from ke_cli.errors import UserError
+from ke_cli.errors import UserError, visible
 from ke_cli.evaluate import result_lines
-from ke_cli.metrics.base import Metric
-from ke_cli.models.loading import load
+from ke_cli.failures import Failures
+from ke_cli.interrupts import terminable
+from ke_cli.models.memory import peak_memory, restart_peak
+from ke_cli.opening import first_record
+from ke_cli.partition import wanted
 from ke_cli.paths import cache_dir
 from ke_cli.plan import Plan, make_plan
 from ke_cli.progress import Progress, make_progress
-from ke_cli.provenance import environment, git_state, hardware, now
+from ke_cli.provenance import now
+from ke_cli.reproducible import in_one_order, with_threads
+from ke_cli.resident import load
 from ke_cli.results.store import RunStore
+from ke_cli.stored import EditKeeper
 from ke_cli.unedited import AnswerCache
 
 
@@ -51,16 +56,16 @@ def execute(config: RunConfig, *, show_table: bool = True) -> Path:
     console = Console(stderr=False)
     plan = make_plan(config)
     for warning in plan.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        console.print(f"[yellow]warning:[/] {escape(visible(warning))}", highlight=False)
     directory = run_dir(config)
     if config.dry_run:
         _show_plan(console, plan)
         return directory
-    with RunStore.open(directory, resume=config.resume) as store, _terminable():
-        Run(plan, store, console).complete()
+    with with_threads(config.cpu_threads), RunStore.open(directory, resume=config.resume) as store, terminable():
+        Run(plan, store, console, Failures(config.stop_failed, directory)).complete()
     if show_table:
         _print_table(console, directory)
-    console.print(f"results: {directory}", highlight=False, soft_wrap=True)
+    console.print(f"results: {visible(str(directory))}", highlight=False, markup=False, soft_wrap=True)
     return directory
 
 
@@ -71,65 +76,81 @@ class Run:
     plan: Plan
     store: RunStore
     console: Console
-    reasons: Counter[str] = field(default_factory=Counter)  # why cases failed
+    failures: Failures
     budget: Budget | None = None  # tokens per batch, once the model is loaded
+    keeper: EditKeeper | None = None  # of the edits, where they are to be saved
+    watch: FolderWatch | None = None  # on the folder it was loaded from, likewise
 
     def complete(self) -> None:
         """Compute every unit that is not stored yet; a complete run is recognised without loading the model."""
-        left = [unit for unit in self.plan.units if unit.unit_id not in self.store.done_units]
+        given_up = set() if self.plan.config.retry_failed else self.store.failed_units
+        left = [unit for unit in self.plan.own if unit.unit_id not in self.store.done_units | given_up]
         for note in self.store.notes:
-            self.console.print(f"note: {note}", highlight=False)
+            self.console.print(f"note: {visible(note)}", highlight=False, markup=False)
         self._refuse_another("dataset", self.plan.dataset.fingerprint)
         self._refuse_another("references", self.plan.references.fingerprint)
+        if given_up and not left and not self.store.done_units:
+            raise self.failures.nothing_finished(retried=self.plan.config.retry_failed)
+        if given_up:
+            what = f"{len(given_up)} unit(s) failed before and are left as they are (retry_failed=false)"
+            self.console.print(what, highlight=False, soft_wrap=True)
+        self.keeper = EditKeeper.of(self.plan.config, self.store.directory, self.store.done_units)
         if not left:
+            self._refuse_changed_folder()
             self.console.print("this run is complete: its results are shown, nothing is computed again")
             self._record_as_complete()
             return
-        done = len(self.plan.units) - len(left)
+        done = len(self.plan.own) - len(left)
         if done:
-            self.console.print(f"going on: {done} of {len(self.plan.units)} units are stored already")
+            self.console.print(f"going on: {done} of {len(self.plan.own)} units are stored already")
         self._compute(left)
+
+    def _refuse_changed_folder(self) -> None:
+        """Show no results as those of a model that has changed since; the model need not be loaded for that."""
+        if folder_changed(self._earlier, self.plan.source.folder):
+            raise _Refused(
+                f"the {NAMES['model']} changed since this run began, so its results are not those of the model now",
+                where=f"{self.store.directory} (files of {self.plan.source.path})",
+                hint="put the old files back, or start anew with resume=false, which moves the old results aside",
+            )
 
     def _record_as_complete(self) -> None:
         """Bring the record of a complete run up to date: its status, and the experiment it is part of."""
         earlier, experiment = self._earlier, config_dict(self.plan.config)["experiment"]
         if earlier.get("status") == "complete" and (earlier.get("config") or {}).get("experiment") == experiment:
             return
-        record = earlier or self._first_record()
+        record = earlier or first_record(self.plan, self.store, self._earlier)
         self._write_record({**record, "config": {**record["config"], "experiment": experiment}}, status="complete")
 
     def _compute(self, left: Sequence[EditUnit]) -> None:
-        record = self._first_record()
+        restart_peak()
+        record = first_record(self.plan, self.store, self._earlier)
+        record["notes"] = list(dict.fromkeys([*record["notes"], *other_conditions(self._earlier, record)]))
         began = time.perf_counter() - record["wall_s"]
-        self._write_record(record, status="running")
         try:
+            self._write_record(record, status="running")
             bench = self._workbench(record)
             self._write_record(record, status="running", began=began)
             cache = AnswerCache.of(cache_dir() / "unedited", bench.model) if self.plan.config.unedited_cache else None
-            size = self.plan.package(record["batch_tokens"]["tokens"])
-            with make_progress(self.plan.config.progress, self.console, self.plan, len(left)) as progress:
-                for start in range(0, len(left), size):
-                    self._package(bench, left[start : start + size], progress, cache)
+            packages = self.plan.packages(record["batch_tokens"]["tokens"])
+            bar = make_progress(self.plan.config.progress, self.console, self.plan, len(left))
+            with bar as progress, in_one_order(bench.model):
+                for package, names in wanted(packages, {unit.unit_id for unit in left}):
+                    self.failures.refuse_hopeless()
+                    self._package(bench, package, names, progress, cache)
                     self._write_record(record, status="running", began=began)  # what a kill leaves
         except _Refused:
             self.store.write_record(self._earlier)  # what is stored still belongs together
             raise
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self._write_record(record, status=status, began=began)
+            with suppress(UserError):  # on a disk that refuses, what happened first is what the user should read
+                self._write_record(record, status=status, began=began)
             raise
         if not self.store.done_units:
             self._write_record(record, status="failed", began=began)
-            raise self._nothing_finished()
+            raise self.failures.nothing_finished(retried=self.plan.config.retry_failed)
         self._write_record(record, status="complete", began=began)
-
-    def _nothing_finished(self) -> UserError:
-        reason, cases = self.reasons.most_common(1)[0]
-        return UserError(
-            f"no unit could be finished; the reason for {cases} of {sum(self.reasons.values())} cases: {reason}",
-            where=str(self.store.directory),
-            hint="the same command tries them again",
-        )
 
     @property
     def _earlier(self) -> dict[str, Any]:
@@ -140,8 +161,8 @@ class Run:
     def _workbench(self, record: dict[str, Any]) -> Workbench:
         """Load the model and prepare what is computed once per model."""
         config = self.plan.config
-        with self.console.status(f"loading {config.model.name}"):
-            model = load(self.plan.source)
+        with self.console.status(f"loading {escape(visible(config.model.name))}"):
+            model = load(self.plan.source, config.gpu, partial(self._note, record))
         self._refuse_another("model", model.fingerprint)
         layers = self.plan.editor.edited_layers(model.n_layers)
         spec = StatisticsSpec(
@@ -153,7 +174,8 @@ class Run:
         found = self.plan.budget(model)
         record["batch_tokens"] = asdict(found)
         self.budget = Budget(found.tokens)
-        store = StatisticsStore(cache_dir() / "statistics", spec, self.budget)
+        reading = Budget(reading_tokens(Shape.of(model), model.device.type))
+        store = StatisticsStore(cache_dir() / "statistics", spec, reading)
         bench = Workbench(model, store, self.budget, self.plan.references.prompts)
         needed = self.plan.editor.covariance_layers(model.n_layers)
         if needed:
@@ -161,7 +183,15 @@ class Run:
                 bench.covariances(needed)
         self._context_templates(bench, record)
         record["model"] = {"name": model.name, "fingerprint": model.fingerprint, "layers": layers}
+        if model.origin is not None and self.plan.source.folder is not None:
+            record["model"]["files"] = model.origin.record()
+            self.watch = FolderWatch(model, self.plan.source.folder, record["notes"], model.origin)
         return bench
+
+    def _note(self, record: dict[str, Any], text: str) -> None:
+        """Say something that the record keeps."""
+        record["notes"] = [*record["notes"], text]
+        self.console.print(f"note: {text}", highlight=False)
 
     def _refuse_another(self, part: str, fingerprint: str) -> None:
         """Refuse to go on with another model or data set than the stored part of the run was made with."""
@@ -183,52 +213,27 @@ class Run:
         record["context_templates"] = list(bench.templates(spec))
 
     def _package(
-        self, bench: Workbench, units: Sequence[EditUnit], progress: Progress, cache: AnswerCache | None
+        self,
+        bench: Workbench,
+        units: Sequence[EditUnit],
+        names: frozenset[str],
+        progress: Progress,
+        cache: AnswerCache | None,
     ) -> None:
-        """Edit and evaluate some units together and store them."""
-        lines = result_lines(self.plan.editor, self.plan.metrics, bench, units, cache)
+        """Edit and evaluate a package as a whole, and store those of its units that are wanted."""
+        keeper = self.keeper.only(names) if self.keeper else None
+        lines = result_lines(self.plan.editor, self.plan.metrics, bench, units, cache, keeper)
+        lines = [line for line in lines if line["unit"] in names]
+        if self.watch is not None:
+            self.watch.look()
         self.store.append(lines)
-        self.reasons.update(line["error"] for line in lines if line["error"])
-        progress.advance(len(units), lines)
-
-    def _first_record(self) -> dict[str, Any]:
-        """The run record before anything is computed; what an earlier part of the run recorded is kept."""
-        config, earlier = self.plan.config, self._earlier
-        notes = (*(earlier.get("notes") or []), *self.store.notes, *self.plan.warnings)
-        return {
-            "schema": 1,
-            "run_id": run_id(config),
-            "name": self.store.directory.name,
-            "config": config_dict(config),
-            "identity": run_identity(config),
-            "metrics": {metric.name: _described(metric) for metric in self.plan.metrics},
-            "totals": {"cases": self.plan.cases, "units": len(self.plan.units)},
-            "model": earlier.get("model") or {},
-            "dataset": {
-                "name": self.plan.dataset.name,
-                "fingerprint": self.plan.dataset.fingerprint,
-                "source": self.plan.dataset.source,
-            },
-            "references": {
-                "source": self.plan.references.source,
-                "fingerprint": self.plan.references.fingerprint,
-                "prompts": len(self.plan.references.prompts),
-            },
-            "versions": environment(),
-            "git": git_state(),
-            "hardware": hardware(),
-            "context_templates": earlier.get("context_templates") or [],
-            "started_at": earlier.get("started_at") or now(),
-            "wall_s": float(earlier.get("wall_s") or 0.0),
-            "peak_memory_bytes": int(earlier.get("peak_memory_bytes") or 0),
-            "command": sys.argv,
-            "notes": list(dict.fromkeys(notes)),  # a warning comes again whenever the run goes on
-        }
+        self.failures.add(lines)
+        progress.advance(len(names), lines)
 
     def _write_record(self, record: dict[str, Any], *, status: str, began: float | None = None) -> None:
         record["status"] = status
         record["updated_at"] = now()
-        record["peak_memory_bytes"] = max(int(record.get("peak_memory_bytes") or 0), _peak_memory_bytes())
+        record["peak_memory_bytes"] = max(int(record.get("peak_memory_bytes") or 0), peak_memory())
         if began is not None:
             record["wall_s"] = time.perf_counter() - began
         if self.budget is not None:
@@ -244,38 +249,6 @@ class _Refused(UserError):
     """What is stored was made with something else."""
 
 
-def _described(metric: Metric) -> dict[str, Any]:
-    """A metric's version and columns, so that results can be summarised without its code."""
-    columns = [asdict(column) for column in metric.columns]
-    derived = [asdict(column) for column in metric.derived]
-    return {"version": metric.version, "columns": columns, "derived": derived}
-
-
-def _peak_memory_bytes() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: cleanly, with everything finished stored."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        old = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: the launcher owns the signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
-
-
 def _show_plan(console: Console, plan: Plan) -> None:
     from rich.table import Table
 
@@ -283,7 +256,7 @@ def _show_plan(console: Console, plan: Plan) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in plan.describe():
-        table.add_row(name, value)
+        table.add_row(name, escape(visible(value)))
     console.print(table)
 
 

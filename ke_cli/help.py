@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ke_cli.errors import visible
 from ke_cli.paths import conf_dir
 
 INTRODUCTION = """\
@@ -20,6 +22,7 @@ examples:
   ke-run                                        the default method on the small model of the package
   ke-run method=rome dataset.limit=20 seed=1    another method, the first 20 cases
   ke-run -m method=none,rome,rets,rose          several methods, one table at the end
+  ke-run -m method=rome,rets hydra/launcher=joblib  the same on all GPUs; also submitit_slurm, submitit_local, ray
   ke-run experiment=rose_ablation dataset.limit=4 method.integration=joint,two_level
   ke-run model=llama3-8b dry_run=true           cases, batches and memory of a long run, before it
   ke-run model=llama3-8b device=cuda:0          a model of the hub
@@ -57,7 +60,7 @@ def help_text(config_dir: str | None = None) -> str:
         sections.append(f"  {group}=")
         sections += _table(_marked(choices(folders, group), chosen.get(group)))
     sections += ["", "settings:", *_table(settings(folders[0] / "config.yaml")), "", CLOSING]
-    return "\n".join(sections)
+    return visible("\n".join(sections))
 
 
 def groups(folders: Sequence[Path]) -> list[str]:
@@ -77,7 +80,9 @@ def choices(folders: Sequence[Path], group: str) -> dict[str, str]:
 
 
 def description(path: Path) -> str:
-    """Return the comment in the first lines of a YAML file, without a ``@package`` directive."""
+    """Return the comment in the first lines of a YAML file, without a ``@package`` directive, or nothing."""
+    if not path.is_file() or not os.access(path, os.R_OK):  # a pipe, say, which would be waited for
+        return ""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             text = line.strip()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+SWEEP_FOLDER: Final = "KE_SWEEP_FOLDER"
+"""The environment variable through which the jobs of a sweep learn where to say how they ended."""
 
 
 def conf_dir() -> Path:
@@ -22,3 +26,9 @@ def cache_dir() -> Path:
 
     given = os.environ.get("KE_CACHE")
     return Path(given).expanduser() if given else user_cache_path("ke-cli")
+
+
+def sweep_folder() -> Path | None:
+    """Return the folder of the sweep that this process does a job of; None for a single run."""
+    given = os.environ.get(SWEEP_FOLDER)
+    return Path(given) if given else None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ke_cli import partition
 from ke_cli.config import RunConfig, run_dir
 from ke_cli.data.references import References
 from ke_cli.data.types import Case, Dataset, EditUnit
-from ke_cli.engine.budget import Shape, TokenBudget, estimated_budget, token_budget
+from ke_cli.engine.budget import Shape, TokenBudget, estimated_budget, room, token_budget
 from ke_cli.engine.workbench import ROOM
 from ke_cli.errors import UserError
 from ke_cli.metrics.base import Metric
@@ -29,16 +31,11 @@ from ke_cli.models.loading import (
     weight_bytes,
     width_of,
 )
-from ke_cli.models.memory import free_memory
+from ke_cli.partition import Units
+from ke_cli.stored import notes_on, stored_editor
 
 if TYPE_CHECKING:
     from ke_cli.methods.base import Editor
-
-TOKENS_PER_CASE = 256
-"""About what one case of a benchmark asks of the model; sets how many units are computed between two writes."""
-
-LARGEST_PACKAGE = 64
-"""Units computed between two writes at most: what an interruption costs."""
 
 UNKNOWN = "known once the model is downloaded"
 
@@ -51,7 +48,7 @@ class Plan:
         config: The configuration.
         source: The model to load.
         dataset: The loaded cases.
-        units: What is written together.
+        units: What is written together, of the whole run in the order of the data.
         editor: The method.
         metrics: What is measured.
         references: Prompts that the method may hold still.
@@ -70,21 +67,40 @@ class Plan:
     @property
     def cases(self) -> int:
         """Number of cases over all units."""
-        return sum(len(unit.cases) for unit in self.units)
+        return _cases(self.units)
+
+    @cached_property
+    def own(self) -> Units:
+        """The units of this shard, in the order in which they are computed."""
+        return tuple(unit for block in self._blocks for unit in block)
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """How much there is to do, for the record: here, and in a shard in the whole run as well."""
+        whole = {"cases": self.cases, "units": len(self.units)}
+        if self.config.shard.count == 1:
+            return whole
+        return {"cases": _cases(self.own), "units": len(self.own), "whole": whole}
+
+    @cached_property
+    def _blocks(self) -> list[Units]:
+        shard = self.config.shard
+        return partition.shard(partition.blocks(self.units), shard.count, shard.index)
 
     def package(self, tokens: int) -> int:
         """Units that are computed together, with ``tokens`` in a batch, before their results are stored."""
-        per_unit = max(len(unit.cases) for unit in self.units) * TOKENS_PER_CASE
-        return min(LARGEST_PACKAGE, max(1, tokens // per_unit))
+        return partition.package_size(self.units, tokens)
+
+    def packages(self, tokens: int) -> list[Units]:
+        """The units of this shard as they are computed together, the same whatever is stored already."""
+        return partition.packages(self._blocks, self.package(tokens))
 
     def budget(self, model: EditableModel) -> TokenBudget:
-        """Tokens per batch: as configured, or as many as fit beside the loaded model."""
+        """Tokens per batch: as configured, or as many as the model's device has room for, whatever the method."""
         asked = self.config.batch_tokens
         if asked != "auto":
             return TokenBudget(asked, "given")
-        width = model.weight(model.projection_name(0)).shape[1]
-        reserved = self._statistics(model.n_layers, width)
-        return token_budget(model, layer=self._lowest(model.n_layers), reserved=reserved)
+        return token_budget(model, reserved=_held(model.weight(model.projection_name(0)).shape[1]))
 
     def expected_budget(self) -> TokenBudget | None:
         """The same before the model is loaded; None if its folder is not here."""
@@ -95,11 +111,10 @@ class Plan:
             return None
         device = device_of(self.source.device)
         try:
-            free = free_memory(device) - shape.parameters * shape.itemsize
+            beside = room(device, shape.parameters * shape.itemsize)
         except (RuntimeError, AssertionError):  # no such device here: the run itself will say so
             return None
-        reserved = self._statistics(shape.layers, shape.mlp_width)
-        return estimated_budget(shape, device, free, layer=self._lowest(shape.layers), reserved=reserved)
+        return estimated_budget(shape, device, beside, layer=0, reserved=_held(shape.mlp_width))
 
     def describe(self) -> list[tuple[str, str]]:
         """The plan as rows of a table, for ``dry_run=true``."""
@@ -107,9 +122,11 @@ class Plan:
         return [
             ("model", f"{self.source.name} ({self.source.path}, {self.source.dtype})"),
             ("method", f"{self.config.method.name} {_settings(self.config.method.settings)}"),
+            *([("edits", f"saved in {self.config.edits_from.path}")] if self.config.edits_from else []),
             ("edited modules", self._modules(depth)),
             ("data set", f"{self.dataset.name} ({self.dataset.source})"),
             ("cases", f"{self.cases} in {len(self.units)} units of {_sizes(self.units)}"),
+            *self._shard(),
             ("batches", self._batches(budget)),
             ("tokens in a batch", f"{budget.tokens} ({budget.source})" if budget else UNKNOWN),
             ("metrics", ", ".join(column.name for metric in self.metrics for column in metric.columns)),
@@ -127,8 +144,13 @@ class Plan:
     def _batches(self, budget: TokenBudget | None) -> str:
         if budget is None:
             return UNKNOWN
-        units = self.package(budget.tokens)
-        return f"{-(-len(self.units) // units)} packages of up to {units} units"
+        return f"{len(self.packages(budget.tokens))} packages of up to {self.package(budget.tokens)} units"
+
+    def _shard(self) -> list[tuple[str, str]]:
+        shard = self.config.shard
+        if shard.count == 1:
+            return []
+        return [("shard", f"{shard.index} of {shard.count}: {_cases(self.own)} of the cases in {len(self.own)} units")]
 
     def _memory(self, budget: TokenBudget | None) -> str:
         shape = self._shape()
@@ -155,7 +177,7 @@ class Plan:
     def _statistics(self, depth: int, width: int) -> int:
         """Bytes of the covariances that the method needs (matrix, float64 copy, factor), as far as they are held."""
         everything = len(self.editor.covariance_layers(depth)) * width**2 * (4 + 8 + 8)
-        return min(everything, max(ROOM, width**2 * (4 + 8 + 8)))
+        return min(everything, _held(width))
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -173,9 +195,13 @@ def make_plan(config: RunConfig) -> Plan:
     metrics = tuple(metric.build() for metric in config.metrics.values())
     check_columns(metrics)
     dataset, units = load_units(config)
-    references = References.of(editor.references(), dataset)
-    warnings = (*dataset.notes, *_warnings(config, editor, units))
-    return Plan(config, source, dataset, units, editor, metrics, references, warnings)
+    acting = stored_editor(config, editor, units)
+    references = References.of(acting.references(), dataset)
+    # in an order of their own, because a sum over them has other last digits in another
+    references = replace(references, prompts=tuple(sorted(references.prompts)))
+    warnings = (*dataset.notes, *_warnings(config, editor, units), *_idle(config, units))
+    warnings = (*warnings, *notes_on(config, acting, dataset))
+    return Plan(config, source, dataset, units, acting, metrics, references, warnings)
 
 
 def load_units(config: RunConfig) -> tuple[Dataset, tuple[EditUnit, ...]]:
@@ -216,6 +242,15 @@ def model_source(config: RunConfig) -> ModelSource:
     )
 
 
+def _held(width: int) -> int:
+    """Bytes that the covariances of a model with an MLP of ``width`` may take up, of whatever method."""
+    return max(ROOM, width**2 * (4 + 8 + 8))
+
+
+def _cases(units: Sequence[EditUnit]) -> int:
+    return sum(len(unit.cases) for unit in units)
+
+
 def _warnings(config: RunConfig, editor: Editor, units: Sequence[EditUnit]) -> list[str]:
     crowded = sum(1 for unit in units if _repeats_subject(unit.cases))
     if editor.holds_subject or not crowded:
@@ -223,6 +258,17 @@ def _warnings(config: RunConfig, editor: Editor, units: Sequence[EditUnit]) -> l
     return [
         f"{crowded} of {len(units)} units hold several facts of one subject, which {config.method.name} cannot keep "
         "apart: their keys are nearly equal, so the facts overwrite each other (method=memit_merge or rose can)"
+    ]
+
+
+def _idle(config: RunConfig, units: Sequence[EditUnit]) -> list[str]:
+    """Say so where a run is split into more shards than have work."""
+    count, blocks = config.shard.count, -(-len(units) // partition.block_size(len(units)))
+    if count <= blocks:
+        return []
+    return [
+        f"{count - blocks} of {count} shards have nothing to do: shards take whole blocks of "
+        f"{partition.block_size(len(units))} units, and the run has {blocks} (shard.count={blocks})"
     ]
 
 

@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from ke_cli.errors import visible
 from ke_cli.plan import Plan
 
 SHOWN = 4
@@ -26,7 +28,7 @@ class Progress(ABC):
 
     def __init__(self, plan: Plan, units: int) -> None:
         """Begin at zero of ``units``."""
-        self.title = f"{plan.config.method.name} on {plan.dataset.name}"
+        self.title = visible(f"{plan.config.method.name} on {plan.dataset.name}")
         columns = [column for metric in plan.metrics for column in metric.columns if column.direction == "up"]
         self._scales = {column.name: column.scale for column in columns}
         self.units, self.done, self.failed = units, 0, 0
@@ -113,7 +115,7 @@ class Bar(Progress):
             TimeRemainingColumn(),
             console=console,
         )
-        self._task: TaskID = self._bar.add_task(self.title, total=units, means="")
+        self._task: TaskID = self._bar.add_task(escape(self.title), total=units, means="")
 
     def show(self, units: int) -> None:
         """Move the bar."""

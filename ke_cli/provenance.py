@@ -8,7 +8,10 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("ke-run", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "safetensors", "numpy")
 
@@ -58,4 +61,17 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": names,
         "cuda": torch.version.cuda,
+    }
+
+
+def computed_on(device: torch.device) -> dict[str, Any]:
+    """What of the hardware has an influence on last digits: the GPU's name, or the CPU's instructions and threads."""
+    import torch
+
+    if device.type == "cuda":
+        return {"gpu": torch.cuda.get_device_name(device)}
+    return {
+        "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
     }

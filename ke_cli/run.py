@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Final
 from ke_cli import __version__
 from ke_cli.arguments import option, split
 from ke_cli.errors import UserError
+from ke_cli.streams import outlast_streams
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from ke_cli.sweep import Begun
 
 PYTHON: Final = ((3, 11), (3, 14))
 TRANSFORMERS_MAJOR: Final = 5
@@ -28,6 +31,7 @@ INTERRUPTED: Final = "interrupted: finished cases are kept, and the same command
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    outlast_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -75,7 +79,7 @@ def job(composed: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from ke_cli.sweep import run_job
 
-        run_job(lambda: _execute(composed, show_table=False), lambda error: str(_explained(error)))
+        run_job(lambda begun: _execute(composed, begun), lambda error: str(_explained(error)))
         return
     try:
         _execute(composed)
@@ -126,6 +130,8 @@ def check_output_dir(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the output folder: {error.strerror}", where=str(folder), hint=hint) from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"this is no name of a folder: {error}", where=repr(str(folder)), hint=hint) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError("cannot write to the output folder", where=str(folder), hint=hint)
 
@@ -141,16 +147,20 @@ def _start_hydra(args: Sequence[str]) -> None:
     hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
 
 
-def _execute(composed: DictConfig, *, show_table: bool = True) -> Path:
-    """Validate the configuration and run it; return the run's folder."""
+def _execute(composed: DictConfig, begun: Begun | None = None) -> Path:
+    """Validate the configuration and run it; return the run's folder. A sweep prints the table, and is told the run."""
+    from hydra.core.hydra_config import HydraConfig
+
     from ke_cli.config import run_config
 
     check_versions()
-    config = run_config(composed)
+    config = run_config(composed, list(HydraConfig.get().overrides.task))
     check_output_dir(config.output_dir)
+    if begun:
+        begun(config)
     from ke_cli.execute import execute
 
-    return execute(config, show_table=show_table)
+    return execute(config, show_table=begun is None)
 
 
 def _failed(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> int:

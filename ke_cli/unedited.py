@@ -1,12 +1,13 @@
 """What the unedited model answers: every question once, and kept on disk for every later run with the same model.
 
-A run asks the unedited model the same things whatever its method and seed. The answers to the questions of a case are
-one small JSON file, named by the hash of everything that can change them: the model, its data type, the device, the
-versions of the programs, and the questions. The file repeats all of this beside the answers and a checksum, so that a
-damaged, moved or foreign one is noticed. Numbers are written such that they are read back to the bit.
+A run asks the unedited model the same things whatever its method and seed. The answers to the questions about a package
+are one JSON file, named by the hash of everything that can change them: the model, its data type, the hardware, the
+versions of the programs, the tokens in a batch, and the questions. The file repeats all of this beside the answers and
+a checksum, so that a damaged, moved or foreign one is noticed. Numbers are written such that they are read back to the
+bit.
 
-Rows of a batch have an influence on each other's last digits. The cache therefore returns what was computed first,
-perhaps with other rows beside it; ``unedited_cache=false`` computes everything anew.
+Rows of a batch have an influence on each other's last digits. A file therefore holds what was computed together, and
+answers those who ask for all of it: with a cache and without one a run has the same numbers, to the bit.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from ke_cli.engine.batching import Budget
 from ke_cli.engine.edits import NO_EDIT
 from ke_cli.engine.queries import (
     Answer,
@@ -41,11 +43,11 @@ from ke_cli.engine.queries import (
 from ke_cli.engine.scoring import answer
 from ke_cli.engine.workbench import Workbench
 from ke_cli.models.editable import EditableModel
-from ke_cli.provenance import environment
+from ke_cli.provenance import computed_on, environment
 
 log = logging.getLogger(__name__)
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Rises when the same question begins to have another answer."""
 
 PROGRAMS: Final = ("ke-run", "torch", "transformers", "tokenizers")
@@ -84,15 +86,16 @@ class AnswerCache:
         """The cache of a model in a folder that may hold those of others."""
         return cls(folder, identity_of(model))
 
-    def read(self, queries: Sequence[Query]) -> dict[Query, Answer] | None:
-        """The answers to the questions of a case, or None where they are not known.
+    def read(self, queries: Sequence[Query], tokens: int = 0) -> dict[Query, Answer] | None:
+        """The answers to questions that are asked together, or None where they are not known.
 
         Args:
             queries: Each once, in any order.
+            tokens: In a batch.
         """
         if not self._readable:
             return None
-        ordered, identity = self._identity(queries)
+        ordered, identity = self._identity(queries, tokens)
         path = self._path(identity)
         try:
             return _parsed(path.read_bytes(), ordered, identity)
@@ -105,11 +108,11 @@ class AnswerCache:
             log.warning("cache file %s is not used (%s): its answers are computed again", path, error)
         return None
 
-    def write(self, queries: Sequence[Query], answers: Answers) -> None:
-        """Keep the answers to the questions of a case; a number that is not finite keeps them out."""
+    def write(self, queries: Sequence[Query], answers: Answers, tokens: int = 0) -> None:
+        """Keep the answers to questions that were asked together; a number that is not finite keeps them out."""
         if not self._writable:
             return
-        ordered, identity = self._identity(queries)
+        ordered, identity = self._identity(queries, tokens)
         try:
             found = _dump([_plain(answers[query]) for query in ordered]).encode("ascii")
         except ValueError:
@@ -120,12 +123,12 @@ class AnswerCache:
             log.warning("answers of the unedited model cannot be kept in %s (%s): going on without", self.folder, error)
             self._writable = False
 
-    def _identity(self, queries: Sequence[Query]) -> tuple[list[Query], str]:
+    def _identity(self, queries: Sequence[Query], tokens: int) -> tuple[list[Query], str]:
         """The questions in the order in which their answers are kept, and the identity of the file as JSON."""
-        texts = {query: _dump({"ask": type(query).__name__, **_plain(query)}) for query in queries}
+        texts = {query: _asked(query) for query in queries}
         ordered = sorted(texts, key=texts.__getitem__)
         asked = ",".join(texts[query] for query in ordered)
-        return ordered, f'{{"model":{_dump(self.model)},"queries":[{asked}]}}'
+        return ordered, f'{{"model":{_dump(self.model)},"batch_tokens":{tokens},"queries":[{asked}]}}'
 
     def _path(self, identity: str) -> Path:
         name = _sha256(identity.encode("ascii"))
@@ -140,6 +143,7 @@ def identity_of(model: EditableModel) -> dict[str, Any]:
         "model": model.fingerprint,
         "dtype": str(model.dtype),
         "device": model.device.type,
+        "hardware": computed_on(model.device),
         "chat_template": _sha256(_dump(getattr(model.tokenizer, "chat_template", None)).encode("ascii")),
         "versions": {name: versions[name] for name in PROGRAMS},
     }
@@ -152,21 +156,32 @@ def unedited_answers(
 
     Args:
         bench: The model and its token budget.
-        asked: The questions of each case, each once.
+        asked: The questions of each case of a package, each once.
         cache: Where answers are looked up and kept; None for nowhere.
 
     Returns:
         Per case the answers to its questions.
     """
-    known = [cache.read(queries) if cache and queries else None for queries in asked]
-    unknown = [queries for queries, found in zip(asked, known, strict=True) if queries and found is None]
-    together = list(dict.fromkeys(query for queries in unknown for query in queries))
-    computed = answer(bench.model, [together], [NO_EDIT], budget=bench.budget)[0] if together else {}
-    if cache:
-        for queries in dict.fromkeys(map(tuple, unknown)):
-            cache.write(queries, computed)
-    found_at = [computed if found is None else found for found in known]
-    return [{query: found[query] for query in queries} for queries, found in zip(asked, found_at, strict=True)]
+    together = in_order(query for queries in asked for query in queries)
+    found = _together(bench, together, cache) if together else {}
+    return [{query: found[query] for query in queries} for queries in asked]
+
+
+def in_order(queries: Iterable[Query]) -> list[Query]:
+    """Different questions in an order that depends on nothing but what they ask."""
+    return sorted(dict.fromkeys(queries), key=_asked)
+
+
+def _together(bench: Workbench, queries: Sequence[Query], cache: AnswerCache | None) -> Answers:
+    """What is known of all the questions, or what the model says now."""
+    tokens = Budget.of(bench.budget).tokens
+    known = cache.read(queries, tokens) if cache else None
+    if known is not None:
+        return known
+    found = answer(bench.model, [queries], [NO_EDIT], budget=bench.budget)[0]
+    if cache and Budget.of(bench.budget).tokens == tokens:  # else memory ran out, and batches were other ones
+        cache.write(queries, found, tokens)
+    return found
 
 
 def _parsed(text: bytes, ordered: Sequence[Query], identity: str) -> dict[Query, Answer]:
@@ -192,6 +207,11 @@ def _head(identity: str) -> bytes:
 
 def _tail(found: bytes) -> bytes:
     return f',"sha256":"{_sha256(found)}"}}\n'.encode("ascii")
+
+
+def _asked(query: Query) -> str:
+    """A question as JSON."""
+    return _dump({"ask": type(query).__name__, **_plain(query)})
 
 
 def _plain(value: Query | Answer) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _progress(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, atlas:
 
 def load(folder: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Loads a model the way its users do."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     return model.to(device).eval(), tokenizer
 

@@ -12,8 +12,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("KE_CACHE", tempfile.mkdtemp(prefix="ke-cache-"))
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+FUZZ = os.environ.get("KE_FUZZ")
+"""A number: so many examples of every property, other ones in every run. Without it few, and always the same."""
+
+settings.register_profile(
+    "ke-run",
+    max_examples=int(FUZZ or 60),
+    derandomize=FUZZ is None,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("ke-run")
 
 
 @pytest.fixture(scope="session")

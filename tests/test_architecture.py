@@ -17,6 +17,8 @@ LAYERS: dict[str, str] = {
     "ke_cli": "base",
     "ke_cli.errors": "base",
     "ke_cli.paths": "base",
+    "ke_cli.interrupts": "base",
+    "ke_cli.provenance": "base",
     "ke_cli.data": "data",
     "ke_cli.engine.queries": "queries",
     "ke_cli.models": "models",
@@ -30,7 +32,10 @@ LAYERS: dict[str, str] = {
     "ke_cli.arguments": "front",
     "ke_cli.help": "front",
     "ke_cli.run": "front",
+    "ke_cli.streams": "front",
     "ke_cli.sweep": "front",
+    "ke_cli.launch": "front",
+    "ke_cli.conduct": "front",
     "ke_cli.summarize": "summarize",
 }
 """The layer of a module is that of its longest prefix here; everything else directly in the package is `runner`."""
@@ -48,11 +53,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocols": {"base", "data"},
     "results": {"base"},
     "report": {"base", "results"},
-    "config": {"base"},
+    "config": {"base", "results"},
     "summarize": {"base", "results", "report"},
     RUNNER: {"base", "data", "queries", "models", "engine", "methods", "metrics", "protocols", "results", "report"}
     | {"config"},
-    "front": {"base", "config", "report", RUNNER},
+    "front": {"base", "config", "results", "report", RUNNER},
 }
 """Besides itself, what a layer may import. Types of a contract may come from further on (`TYPES_FROM`)."""
 

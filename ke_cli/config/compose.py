@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ke_cli.config.explain import explain
 from ke_cli.config.plugins import Plugin, plugin
 from ke_cli.config.schema import RunConfig, Settings
+from ke_cli.config.source import with_source
 from ke_cli.config.validation import Problem, as_json, raise_problems, unknown_key, validate
 from ke_cli.errors import UserError
 from ke_cli.paths import conf_dir
@@ -39,18 +40,22 @@ def compose_run(overrides: Sequence[str] = (), config_dir: str | Path | None = N
     extra = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return run_config(compose("config", overrides=[*overrides, *extra]))
+            return run_config(compose("config", overrides=[*overrides, *extra]), overrides)
     except Exception as error:
         raise explain(error, overrides, str(config_dir) if config_dir else None) or error from error
 
 
-def run_config(composed: DictConfig) -> RunConfig:
+def run_config(composed: DictConfig, typed: Sequence[str] = ()) -> RunConfig:
     """Resolve and validate a composed configuration.
+
+    Args:
+        composed: As Hydra returns it.
+        typed: The overrides of the command line; they win over the run that ``edits_from`` names.
 
     Raises:
         UserError: With all problems of the configuration at once.
     """
-    raw = _resolved(composed)
+    raw = with_source(_resolved(composed), typed)
     settings, problems = _settings(raw)
     problems += _unknown_keys(raw)
     parts: dict[str, Any] = {}

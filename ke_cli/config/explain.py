@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -54,10 +56,16 @@ def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | N
             return UserError(_first_line(error))
         case OSError():
             return _file_system(error)
+        case RecursionError() if _reads_yaml(error):
+            return UserError("a configuration file, or a value, is nested too deeply", where=config_dir)
+        case UnicodeDecodeError() if _reads_yaml(error):
+            return UserError("a configuration file is not UTF-8 text", where=_undecodable(config_dir))
         case ValueError() if "Config group override" in str(error):
             return CommandLineError(_first_line(error), hint="method=NAME: a group takes the name of a choice")
     if type(error).__module__.startswith("yaml."):
         return UserError("a configuration file is not valid YAML", where=" ".join(str(error).split()))
+    if _reads_yaml(error):
+        return UserError(f"a configuration file cannot be used: {_first_line(error)}", where=config_dir)
     return None
 
 
@@ -69,6 +77,26 @@ def _file_system(error: OSError) -> UserError:
     where = str(error.filename) if error.filename else None
     hint = "output_dir=FOLDER says where results are written" if error.errno in NO_FOLDER else None
     return UserError(f"a file or folder cannot be used: {error.strerror or error}", where=where, hint=hint)
+
+
+def _reads_yaml(error: Exception) -> bool:
+    """Return whether an error arose where configuration files are read, not in a run."""
+    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    packages = [name.partition(".")[0] for name in frames]
+    foreign = [package for package in packages if package not in sys.stdlib_module_names]
+    return bool(foreign) and foreign[-1] in ("yaml", "omegaconf", "hydra")
+
+
+def _undecodable(config_dir: str | None) -> str | None:
+    """Name the first file below the user's own folder that is not UTF-8."""
+    for path in sorted(Path(config_dir).rglob("*.yaml")) if config_dir else ():
+        try:
+            path.read_bytes().decode("utf-8") if path.is_file() else None
+        except UnicodeDecodeError as error:
+            return f"{path}, byte {error.start}"
+        except OSError:
+            continue
+    return config_dir
 
 
 def _unreadable(error: OverrideParseException) -> CommandLineError:
@@ -98,6 +126,9 @@ def _unknown_choice(error: MissingConfigException) -> UserError:
 def _composition(error: ConfigCompositionException, known: Mapping[str, Any]) -> UserError:
     text = str(error)
     if match := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
+        if match[1].startswith("hydra."):  # not a setting of a run
+            chosen = "hydra/launcher=joblib " if match[1].startswith("hydra.launcher.") else ""
+            return UserError(f"unknown key {match[1]!r}", hint=f"ke-run --cfg hydra {chosen}prints what there is")
         return unknown_key(match[1], known)
     if match := re.search(r"An item is already at '([^']+)'", text):
         return UserError(f"the key {match[1]!r} exists; '+' is for new keys", hint=f"{match[1]}=VALUE")

@@ -23,8 +23,11 @@ def config_dict(config: RunConfig) -> dict[str, Any]:
 def run_identity(config: RunConfig) -> dict[str, Any]:
     """Return everything that can change a number: scientific settings, versions of metrics and schema."""
     versions = {name: metric.build().version for name, metric in config.metrics.items()}
+    settings = _plain(config, _settings_fields(config), scientific=True)
+    if config.edits_from is None:
+        del settings["edits_from"]  # runs that compute their edits are named as they were before there was a choice
     return {
-        **_plain(config, _settings_fields(config), scientific=True),
+        **settings,
         **_plugins(config, everything=False),
         "metric_versions": versions,
         "schema": SCHEMA_VERSION,
@@ -38,9 +41,10 @@ def run_id(config: RunConfig) -> str:
 
 
 def run_name(config: RunConfig) -> str:
-    """Return the name of the run's folder: ``<model>_<dataset>_<method>_<run id>``."""
+    """Return the name of the run's folder: ``<model>_<dataset>_<method>_<run id>``, then ``_shard-3-of-8`` if split."""
     parts = (config.model.name, config.dataset.name, config.method.name)
-    return "_".join((*(_safe(part) for part in parts), run_id(config)))
+    shard = [f"shard-{config.shard.index}-of-{config.shard.count}"] if config.shard.count > 1 else []
+    return "_".join((*(_safe(part) for part in parts), run_id(config), *shard))
 
 
 def run_dir(config: RunConfig) -> Path:

@@ -97,6 +97,75 @@ class StatisticsConfig:
             _at_least("tokens", self.tokens, 1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardConfig:
+    """Which part of the run's units is computed here; every part has a run directory of its own.
+
+    Args:
+        count: Parts that the run is split into; 1 for the whole run.
+        index: The part that is computed, from 0.
+    """
+
+    count: int = field(default=1, metadata=OPERATIONAL)
+    index: int = field(default=0, metadata=OPERATIONAL)
+
+    def __post_init__(self) -> None:
+        """Refuse a part that there is not."""
+        _at_least("count", self.count, 1)
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"index: expected 0 to {self.count - 1} (shard.count={self.count}), got {self.index}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuConfig:
+    """How the worker processes of a sweep share the GPUs of a machine, with ``device=auto``.
+
+    Args:
+        jobs_per_gpu: Worker processes on one GPU.
+        wait_min: Minutes that a worker waits for a place at most.
+    """
+
+    jobs_per_gpu: int = field(default=1, metadata=OPERATIONAL)
+    wait_min: float = field(default=1440.0, metadata=OPERATIONAL)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that leave no place, or no time to wait in."""
+        _at_least("jobs_per_gpu", self.jobs_per_gpu, 1)
+        _at_least("wait_min", self.wait_min, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EditsFrom:
+    """The run whose saved edits are evaluated, in place of editing.
+
+    Args:
+        path: Its directory; the name that the parts of a split run have in common stands for all of them.
+        fingerprint: The first digits of a SHA-256 over its identity, its model and its edits.
+    """
+
+    path: Path = field(metadata=OPERATIONAL)
+    fingerprint: str = field(metadata=SCIENTIFIC)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StopFailed:
+    """When a run has failed so often that it is stopped.
+
+    Args:
+        share: The largest share of failed units with which a run goes on.
+        after: Units that are tried before anything is concluded.
+    """
+
+    share: float = field(default=0.5, metadata=OPERATIONAL)
+    after: int = field(default=20, metadata=OPERATIONAL)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share and no number."""
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share: expected 0 to 1, got {self.share}")
+        _at_least("after", self.after, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The part of a run's configuration in which nothing is pluggable.
@@ -107,11 +176,18 @@ class Settings:
         seed: Of everything that is drawn.
         output_dir: The folder of the run directories.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<n>``.
-        batch_tokens: Tokens in one forward pass; ``auto`` measures how many fit.
+        gpu: How the worker processes of a sweep share GPUs.
+        batch_tokens: Tokens in one forward pass; ``auto`` takes as many as the device has room for.
+        cpu_threads: Threads of each operation on the CPU; null for what the environment says.
+        shard: The part of the run that is computed here.
         unedited_cache: Keep the answers of the unedited model for later runs, and take what earlier ones kept.
         dry_run: Show what would be done, and stop.
         resume: Go on with an interrupted run and skip a complete one; otherwise start it anew.
+        retry_failed: Try the cases again that failed in an earlier part of the run.
+        stop_failed: When a run is stopped because too many units fail; None lets it go on however many do.
         progress: How progress is shown.
+        save_edits: Keep the edits themselves in the run directory.
+        edits_from: The run whose saved edits are evaluated, if edits are not to be computed.
         experiment: What the experiment that the run belongs to says about its tables.
     """
 
@@ -120,11 +196,18 @@ class Settings:
     seed: int = field(default=0, metadata=SCIENTIFIC)
     output_dir: Path = field(default=Path("outputs"), metadata=OPERATIONAL)
     device: str = field(default="auto", metadata=OPERATIONAL)
+    gpu: GpuConfig = field(default_factory=GpuConfig, metadata=OPERATIONAL)
     batch_tokens: int | Literal["auto"] = field(default="auto", metadata=OPERATIONAL)
+    cpu_threads: int | None = field(default=None, metadata=OPERATIONAL)
+    shard: ShardConfig = field(default_factory=ShardConfig, metadata=OPERATIONAL)
     unedited_cache: bool = field(default=True, metadata=OPERATIONAL)
     dry_run: bool = field(default=False, metadata=OPERATIONAL)
     resume: bool = field(default=True, metadata=OPERATIONAL)
+    retry_failed: bool = field(default=True, metadata=OPERATIONAL)
+    stop_failed: StopFailed | None = field(default_factory=StopFailed, metadata=OPERATIONAL)
     progress: Progress = field(default="auto", metadata=OPERATIONAL)
+    save_edits: bool = field(default=False, metadata=OPERATIONAL)
+    edits_from: EditsFrom | None = field(default=None, metadata=SCIENTIFIC)
     experiment: ExperimentConfig | None = field(default=None, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
@@ -135,6 +218,8 @@ class Settings:
             raise ValueError(f"device: expected auto, cpu, mps, cuda or cuda:<n>, got {self.device!r}")
         if self.batch_tokens != "auto":
             _at_least("batch_tokens", self.batch_tokens, 1)
+        if self.cpu_threads is not None:
+            _at_least("cpu_threads", self.cpu_threads, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

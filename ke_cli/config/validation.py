@@ -89,7 +89,9 @@ def validate(cls: type[Any], raw: Mapping[str, Any], where: str) -> tuple[Any, l
 def _attempt(cls: type[Any], raw: Mapping[str, Any]) -> tuple[Any, list[ErrorDetails]]:
     """Return the object, or None and pydantic's errors."""
     # A dataclass takes no config of its own here, but inherits that of the list around it.
-    adapter = TypeAdapter(list[cls], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
+    # A NaN is below no least value and above no greatest, so no invariant would find it.
+    rules = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    adapter = TypeAdapter(list[cls], config=rules)  # type: ignore[valid-type]
     try:
         return adapter.validate_json(as_json([raw]))[0], []
     except ValidationError as error:

@@ -1,9 +1,11 @@
 """How many tokens fit into a batch: measured on the loaded model where its device counts memory, else estimated.
 
-    tokens = share of the free memory / bytes per token, at most as many as still make a batch more efficient,
-             as a power of two
+    tokens = share of the device's memory beside the weights / bytes per token,
+             at most as many as still make a batch more efficient, as a power of two
 
-so that it does not flutter with the state of the machine.
+What is in use at the moment does not enter: another batch would have other last digits, so a run that is started again,
+or beside another one, must come to the same number. Where less is free than that, memory runs out, and batches become
+smaller (`ke_cli.engine.batching`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ke_cli.engine.forward import Padded, gathered_logits, run
 from ke_cli.engine.problems import EssenceRow, Objective, Problem, TargetRow
 from ke_cli.engine.value import optimise
 from ke_cli.models.editable import EditableModel
-from ke_cli.models.memory import free_memory, ran_out_of_memory
+from ke_cli.models.memory import ran_out_of_memory, total_memory
 
 LEAST: Final = 512
 """Tokens. A fact in all of its context templates has about as many."""
@@ -34,7 +36,11 @@ the shape of GPT-2 small took 4.6 s per 1,000 tokens in batches of 256, 3.4 s in
 4,096, 4.5 s in those of 8,192."""
 
 SHARE: Final = 0.6
-"""Part of the free memory that a batch may take; the rest is for statistics, factors and other programs."""
+"""Part of the room beside the weights that a batch may take; the rest is for statistics and factors."""
+
+RUNS: Final[Mapping[str, int]] = MappingProxyType({"cpu": 4})
+"""How many runs are expected to share a device's memory, by kind of device, where it is not one: a host has other
+programs, and memory that runs out there ends a process without a word."""
 
 ROOF: Final = 8 * 2**30
 """Bytes that a batch takes at most."""
@@ -55,6 +61,9 @@ TARGETS = (LENGTH - 2, LENGTH - 1)
 FACTS = (2, 8)
 """Sizes of the two passes whose difference is measured."""
 
+DIGITS: Final = 3
+"""Binary digits of what is measured; a few bytes more or less do not show."""
+
 Peaks = Callable[[Callable[[], None], Sequence[torch.device]], list[int]]
 
 Source = Literal["given", "measured", "estimated"]
@@ -68,13 +77,13 @@ class TokenBudget:
         tokens: Padded tokens per batch.
         source: Given by the user, measured on the device, or estimated from the model's shape.
         bytes_per_token: Of a value step.
-        free_bytes: On the device, when it was looked at.
+        room_bytes: On the device beside the weights, whoever uses them at the moment.
     """
 
     tokens: int
     source: Source
     bytes_per_token: int | None = None
-    free_bytes: int | None = None
+    room_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +128,51 @@ def token_budget(model: EditableModel, *, layer: int = 0, reserved: int = 0) -> 
         taken = dict.fromkeys(counted or [model.device], shape.bytes_per_token(layer))
     options = []
     for device, per_token in taken.items():
-        free = free_memory(device)
-        tokens = limited(free, reserved, per_token, shape, device.type)
-        options.append(TokenBudget(tokens, source, per_token, free))
+        beside = room(device, _weights_on(model, device))
+        tokens = limited(beside, reserved, per_token, shape, device.type)
+        options.append(TokenBudget(tokens, source, per_token, beside))
     return min(options, key=lambda option: option.tokens)
 
 
-def estimated_budget(shape: Shape, device: torch.device, free: int, *, layer: int, reserved: int) -> TokenBudget:
-    """The same before the model is loaded, given the bytes that will be free when it is."""
+def estimated_budget(shape: Shape, device: torch.device, beside: int, *, layer: int, reserved: int) -> TokenBudget:
+    """The same before the model is loaded, given the bytes that there will be beside its weights."""
     per_token = shape.bytes_per_token(layer)
-    return TokenBudget(limited(free, reserved, per_token, shape, device.type), "estimated", per_token, free)
+    return TokenBudget(limited(beside, reserved, per_token, shape, device.type), "estimated", per_token, beside)
 
 
-def limited(free: int, reserved: int, per_token: int, shape: Shape, kind: str) -> int:
+def room(device: torch.device, weights: int) -> int:
+    """Bytes of a device beside ``weights`` bytes of weights, in use or not."""
+    return total_memory(device) - weights
+
+
+def limited(beside: int, reserved: int, per_token: int, shape: Shape, kind: str) -> int:
     """Tokens for which memory suffices and that still make a batch more efficient, as a power of two."""
-    usable = min(SHARE * free, max(free - reserved, free / 4), ROOF)
-    useful = ENOUGH.get(kind, ENOUGH["cpu"]) / max(1, shape.parameters)
-    tokens = min(usable / max(1, per_token), useful, MOST.get(kind, MOST["cpu"]))
+    usable = min(SHARE * beside, max(beside - reserved, beside / 4), ROOF) / RUNS.get(kind, 1)
+    return _power_of_two(min(usable / max(1, per_token), _useful(shape, kind)))
+
+
+def reading_tokens(shape: Shape, kind: str) -> int:
+    """Tokens per batch for passes that keep little of each token: only what makes them efficient counts.
+
+    Statistics are read under this number and no other, because they are kept for all methods and settings.
+    """
+    return _power_of_two(_useful(shape, kind))
+
+
+def _useful(shape: Shape, kind: str) -> float:
+    """Tokens beyond which a batch is not more efficient."""
+    enough = ENOUGH.get(kind, ENOUGH["cpu"]) / max(1, shape.parameters)
+    return min(enough, MOST.get(kind, MOST["cpu"]))
+
+
+def _power_of_two(tokens: float) -> int:
     return max(LEAST, 1 << (max(1, int(tokens)).bit_length() - 1))
+
+
+def _weights_on(model: EditableModel, device: torch.device) -> int:
+    """Bytes of the model's parameters on a device."""
+    parameters = (parameter for parameter in model.hf.parameters() if parameter.device == device)
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def _counting_devices(model: EditableModel) -> list[torch.device]:
@@ -160,14 +196,20 @@ def measured(
         Nothing where memory does not even suffice for the passes that are measured.
     """
     try:
-        peaks(lambda: value_pass(model, layer, 1), devices)  # what is allocated once
+        _largest(model, layer, 1, devices, peaks)  # what is allocated once, here or by an earlier job of the process
         small, large = (_largest(model, layer, facts, devices, peaks) for facts in FACTS)
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
         return None
     tokens = (FACTS[1] - FACTS[0]) * ROWS * LENGTH
-    return {device: max(1, (b - a) // tokens) for device, a, b in zip(devices, small, large, strict=True)}
+    return {device: rounded_up((b - a) // tokens) for device, a, b in zip(devices, small, large, strict=True)}
+
+
+def rounded_up(number: int) -> int:
+    """The next number, from 1 on, that has at most `DIGITS` binary digits before its zeros."""
+    zeros = max(0, max(1, number).bit_length() - DIGITS)
+    return -(-max(1, number) // (1 << zeros)) << zeros
 
 
 def _largest(model: EditableModel, layer: int, facts: int, devices: Sequence[torch.device], peaks: Peaks) -> list[int]:

@@ -1,18 +1,14 @@
-"""An edit is a value, not a mutation: low-rank pairs per weight, attached to rows of a batch, merged, or saved."""
+"""An edit is a value, not a mutation: low-rank pairs per weight, attached to rows of a batch, or merged."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ke_cli.errors import UserError
@@ -90,7 +86,7 @@ class Edit:
 
     def is_finite(self) -> bool:
         """Whether every number of the edit is finite."""
-        return all(bool(torch.isfinite(t).all()) for u in self.updates.values() for t in _tensors(u).values())
+        return all(bool(torch.isfinite(t).all()) for u in self.updates.values() for t in tensors_of(u).values())
 
 
 NO_EDIT = Edit({})
@@ -172,6 +168,27 @@ def _stack(updates: Sequence[LowRank | None]) -> tuple[Tensor, Tensor]:
     return left, right
 
 
+def write(model: EditableModel, edit: Edit) -> None:
+    """Add ``edit`` to the weights, for good; the sum is rounded once, to their data type.
+
+    Raises:
+        UserError: If accelerate has off-loaded them to the host's memory or to disk.
+    """
+    _refuse_offloaded(model, edit)
+    with torch.no_grad():
+        for name, update in edit.updates.items():
+            weight = model.weight(name)
+            delta = update.delta().to(weight.device)
+            exact = torch.promote_types(weight.dtype, delta.dtype)
+            weight.copy_((weight.to(exact) + delta.to(exact)).to(weight.dtype))
+
+
+def _refuse_offloaded(model: EditableModel, edit: Edit) -> None:
+    for name in edit.updates:
+        if model.hf.get_submodule(name).get_parameter("weight").device.type == "meta":
+            raise UserError(f"the weights of {name} are off-loaded, so an edit cannot be written into them")
+
+
 @contextmanager
 def merged(model: EditableModel, edit: Edit) -> Iterator[None]:
     """Write ``edit`` into the weights inside the context; the old weights come back bit-exact.
@@ -179,17 +196,10 @@ def merged(model: EditableModel, edit: Edit) -> Iterator[None]:
     Raises:
         UserError: If accelerate has off-loaded them to the host's memory or to disk.
     """
-    for name in edit.updates:
-        if model.hf.get_submodule(name).get_parameter("weight").device.type == "meta":
-            raise UserError(f"the weights of {name} are off-loaded, so an edit cannot be written into them")
+    _refuse_offloaded(model, edit)
     kept = {name: model.weight(name).clone() for name in edit.updates}
     try:
-        with torch.no_grad():
-            for name, update in edit.updates.items():
-                weight = model.weight(name)
-                delta = update.delta().to(weight.device)
-                exact = torch.promote_types(weight.dtype, delta.dtype)
-                weight.copy_((weight.to(exact) + delta.to(exact)).to(weight.dtype))
+        write(model, edit)
         yield
     finally:
         with torch.no_grad():
@@ -211,31 +221,19 @@ def _sum(a: Update, b: Update) -> Update:
     return Dense(a.delta() + b.delta())
 
 
-def save_edit(edit: Edit, path: Path) -> None:
-    """Write an edit as safetensors: ``<module>::left``, ``<module>::right`` or ``<module>::dense``."""
-    tensors = {
-        f"{name}::{part}": tensor.detach().cpu().contiguous()
-        for name, update in edit.updates.items()
-        for part, tensor in _tensors(update).items()
-    }
-    save_file(tensors, path, metadata={"format": "ke-run-edit-1", "info": json.dumps(dict(edit.info))})
-
-
-def load_edit(path: Path) -> Edit:
-    """Read what `save_edit` wrote."""
-    with safe_open(path, framework="pt") as file:
-        info = json.loads((file.metadata() or {}).get("info", "{}"))
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    updates: dict[str, Update] = {}
-    for name in dict.fromkeys(key.split("::")[0] for key in tensors):
-        if f"{name}::dense" in tensors:
-            updates[name] = Dense(tensors[f"{name}::dense"])
-        else:
-            updates[name] = LowRank(tensors[f"{name}::left"], tensors[f"{name}::right"])
-    return Edit(updates, info)
-
-
-def _tensors(update: Update) -> dict[str, Tensor]:
+def tensors_of(update: Update) -> dict[str, Tensor]:
+    """The matrices that an update consists of, by name: ``left`` and ``right``, or ``dense``."""
     if isinstance(update, Dense):
         return {"dense": update.matrix}
     return {"left": update.left, "right": update.right}
+
+
+def moved(edit: Edit, device: torch.device) -> Edit:
+    """The same edit with its matrices on a device."""
+    return Edit({name: _moved(update, device) for name, update in edit.updates.items()}, edit.info)
+
+
+def _moved(update: Update, device: torch.device) -> Update:
+    if isinstance(update, Dense):
+        return Dense(update.matrix.to(device))
+    return LowRank(update.left.to(device), update.right.to(device))

@@ -14,6 +14,7 @@ from ke_cli.engine.batching import Budget, in_batches, rows_of
 from ke_cli.engine.edits import Edit, attached
 from ke_cli.engine.forward import gathered_logits
 from ke_cli.engine.tokens import encode
+from ke_cli.errors import UnitError, UserError
 from ke_cli.models.editable import EditableModel
 
 Choose = Callable[[Tensor], Tensor]
@@ -92,9 +93,21 @@ def greedy(
     def work(part: Sequence[tuple[tuple[int, ...], int]]) -> list[list[int]]:
         attach = attached(model, edits, [edit for _, edit in part]) if edits else nullcontext()
         with attach:
-            return continued(model, [ids for ids, _ in part], new_tokens, lambda logits: logits.argmax(dim=-1))
+            return continued(model, [ids for ids, _ in part], new_tokens, most_likely)
 
     return in_batches(work, rows, rows_of(len(ids) + new_tokens for ids, _ in rows), budget)
+
+
+def most_likely(logits: Tensor) -> Tensor:
+    """The arg-max ``[b]`` of logits ``[b, V]``.
+
+    Raises:
+        UnitError: A row holds a NaN, which an arg-max would take for the largest.
+    """
+    picked = logits.argmax(dim=-1)
+    if bool(logits.gather(1, picked[:, None]).isnan().any()):
+        raise UnitError("the model's predictions are no numbers (NaN)")
+    return picked
 
 
 def sample_prefixes(
@@ -112,10 +125,15 @@ def sample_prefixes(
 
     Returns:
         Decoded texts, ``start`` included, special tokens left out.
+
+    Raises:
+        UserError: What the model predicts are no numbers.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(logits: Tensor) -> Tensor:
+        if bool(logits.isnan().any()):
+            raise _no_numbers(model)
         values, tokens = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
         choice = torch.multinomial(values.softmax(dim=-1).cpu(), 1, generator=generator).to(tokens.device)
         return tokens.gather(1, choice)[:, 0]
@@ -123,6 +141,14 @@ def sample_prefixes(
     ids = start_ids(model, start)
     texts = continued(model, [ids] * count, length, draw)
     return [model.tokenizer.decode([*ids, *new], skip_special_tokens=True) for new in texts]
+
+
+def _no_numbers(model: EditableModel) -> UserError:
+    return UserError(
+        "the unedited model's predictions are no numbers (NaN)",
+        where=f"{model.name} in {model.dtype} on {model.device}",
+        hint="model.dtype=bfloat16 or float32, where float16 is too narrow; otherwise its weights are damaged",
+    )
 
 
 def start_ids(model: EditableModel, start: str) -> tuple[int, ...]:

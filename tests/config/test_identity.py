@@ -12,8 +12,10 @@ import pytest
 
 from dummies import DummyMetric
 from ke_cli.config import (
+    GpuConfig,
     ModelConfig,
     RunConfig,
+    ShardConfig,
     StatisticsConfig,
     config_dict,
     run_dir,
@@ -21,25 +23,37 @@ from ke_cli.config import (
     run_identity,
     run_name,
 )
-from ke_cli.config.schema import CAMP
+from ke_cli.config.schema import CAMP, StopFailed
 
 OPERATIONAL_KEYS = {
     "output_dir",
     "device",
+    "gpu",
+    "jobs_per_gpu",
+    "wait_min",
     "batch_tokens",
     "unedited_cache",
     "dry_run",
     "resume",
+    "retry_failed",
     "progress",
     "device_map",
     "max_memory",
     "editing",
     "statistics_text",
     "experiment",
+    "cpu_threads",
+    "shard",
+    "count",
+    "index",
+    "save_edits",
+    "stop_failed",
+    "share",
+    "after",
 }
 
 
-@pytest.mark.parametrize("cls", [RunConfig, ModelConfig, StatisticsConfig])
+@pytest.mark.parametrize("cls", [RunConfig, ModelConfig, StatisticsConfig, ShardConfig, GpuConfig, StopFailed])
 def test_every_field_is_in_exactly_one_camp(cls: type) -> None:
     camps = {item.name: item.metadata.get(CAMP) for item in fields(cls)}
     assert set(camps.values()) <= {"scientific", "operational"}
@@ -52,16 +66,24 @@ def test_every_field_is_in_exactly_one_camp(cls: type) -> None:
     [
         "output_dir=elsewhere",
         "device=cpu",
+        "gpu.jobs_per_gpu=4",
+        "gpu.wait_min=1",
         "batch_tokens=64",
         "unedited_cache=false",
         "dry_run=true",
         "resume=false",
+        "retry_failed=false",
         "progress=none",
+        "stop_failed=null",
+        "stop_failed.share=0.9",
         "batch_tokens=auto",
+        "cpu_threads=2",
+        "shard={count: 8, index: 3}",
         "+model.device_map=auto",
         "+model={device_map: auto, max_memory: {cpu: 8GiB}}",
         "+model.editing.other={layers: [1]}",
         "method.chunk=2",
+        "save_edits=true",
         "+experiment={name: mine, report: {by: [seed]}, published: {source: here, rows: {dummy: {efficacy: 1}}}}",
     ],
 )
@@ -115,6 +137,12 @@ def test_the_folder_is_named_after_model_data_method_and_identity(compose) -> No
     config = compose("output_dir=some/where")
     assert run_name(config) == f"tuned_dummy_dummy_{run_id(config)}"
     assert run_dir(config) == Path("some/where") / run_name(config)
+
+
+def test_a_shard_has_a_folder_of_its_own_beside_the_others(compose) -> None:
+    whole, part = compose(), compose("shard.count=8", "shard.index=3")
+    assert run_name(part) == f"{run_name(whole)}_shard-3-of-8"
+    assert run_name(compose("shard.count=1", "shard.index=0")) == run_name(whole)
 
 
 @pytest.mark.parametrize(

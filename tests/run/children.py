@@ -33,6 +33,7 @@ PLACES: Final[Mapping[str, tuple[str, str]]] = {
     "statistics": ("ke_cli.engine.kept", "save_file"),
     "edit": ("ke_cli.evaluate", "edit_units"),
     "evaluate": ("ke_cli.evaluate", "evaluate_units"),
+    "saved": ("ke_cli.results.edits", "EditFolder.sync"),
     "append": ("ke_cli.results.store", "RunStore.append"),
     "sync": ("ke_cli.results.store", "os.fsync"),
     "advance": ("ke_cli.progress", "Progress.advance"),
@@ -136,7 +137,7 @@ def _before(module: str, name: str, turn: int, strike: Callable[..., None]) -> N
 
 
 def _tear(moment: Moment, store: Any, text: bytes) -> None:
-    os.write(store._log, text[: len(text) // 2])
+    os.write(store._held.log, text[: len(text) // 2])
     _strike(moment.what)
 
 

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from ke_cli import run as command
+from ke_cli.resident import this_worker
 from ke_cli.sweep import FINGERPRINT, FOLDER
 from run.commands import Command, Result
 
@@ -40,6 +41,7 @@ def own_environment(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     for name in (FINGERPRINT, FOLDER):
         monkeypatch.setenv(name, "")
+    this_worker.cache_clear()
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     root = logging.getLogger()

@@ -10,7 +10,8 @@ import torch
 
 from ke_cli.config import compose_run
 from ke_cli.engine import forward
-from ke_cli.plan import LARGEST_PACKAGE, make_plan
+from ke_cli.partition import LARGEST, SMALLEST
+from ke_cli.plan import make_plan
 from run.commands import Command, arguments, only_run, record_of
 
 FACTS = ("dataset.limit=4",)
@@ -24,7 +25,7 @@ def test_auto_is_the_default_and_the_record_says_what_it_came_to(
     assert record["config"]["batch_tokens"] == "auto" and "batch_tokens" not in record["identity"]
     found = record["batch_tokens"]
     assert (found["tokens"], found["source"], found["least"]) == (8192, "estimated", 8192)
-    assert found["bytes_per_token"] > 1000 and found["free_bytes"] > 10**8
+    assert found["bytes_per_token"] > 1000 and found["room_bytes"] > 10**8
 
 
 def test_a_number_is_taken_as_it_is(ke_run: Command, outputs: Path, tiny_gpt2_dir: Path) -> None:
@@ -54,10 +55,30 @@ def test_memory_that_runs_out_costs_no_result_and_is_recorded(
     assert got["batch_tokens"]["least"] <= max(failed) // 2 < got["batch_tokens"]["tokens"]
 
 
-@pytest.mark.parametrize(("tokens", "units"), [(1, 1), (256, 1), (512, 2), (4096, 16), (10**6, LARGEST_PACKAGE)])
+@pytest.mark.parametrize(("tokens", "units"), [(1, 1), (256, 1), (512, 2), (4096, 16), (10**6, SMALLEST)])
 def test_units_between_two_writes(tokens: int, units: int, tiny_gpt2_dir: Path) -> None:
     plan = make_plan(compose_run(arguments(tiny_gpt2_dir, "none", "dataset.limit=40")))
     assert plan.package(tokens) == units
+    assert [len(package) for package in plan.packages(tokens)] == [units] * (40 // units) + [8] * (units == 16)
+
+
+def test_a_large_run_has_larger_packages(tiny_gpt2_dir: Path) -> None:
+    plan = make_plan(compose_run(arguments(tiny_gpt2_dir, "none", "dataset.limit=null")))
+    assert len(plan.units) >= 512
+    assert SMALLEST < plan.package(10**6) <= LARGEST
+
+
+def test_auto_is_the_same_for_all_methods_and_says_so_before_the_model_is_loaded(
+    ke_run: Command, tiny_dir: Path
+) -> None:
+    found = {}
+    for method in ("none", "rome", "memit"):
+        given = arguments(tiny_dir, method, "method.layers=[4]" if method == "rome" else "seed=0")
+        expected = make_plan(compose_run(given)).expected_budget()
+        assert ke_run(*given, f"output_dir={method}").code == 0
+        found[method] = record_of(only_run(Path(method)))["batch_tokens"]
+        assert expected is not None and expected.tokens == found[method]["tokens"]
+    assert found["none"] == found["rome"] == found["memit"]
 
 
 def test_a_budget_is_only_expected_where_the_device_is(tiny_gpt2_dir: Path) -> None:

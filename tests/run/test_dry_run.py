@@ -60,7 +60,7 @@ def plan_of(text: str) -> dict[str, str]:
             (),
             {
                 "edited modules": "none",
-                "batches": "1 packages of up to 32 units",
+                "batches": "1 packages of up to 16 units",
                 "tokens in a batch": "8192 (estimated)",
                 "statistics": "0 B",
             },

@@ -151,10 +151,12 @@ def test_all_facts_of_a_failed_unit_are_failed(
 
 
 def mistaken(patch: pytest.MonkeyPatch) -> None:
-    """The editor finds that the user has to change something."""
+    """The editor finds, when it comes to the second unit, that the user has to change something."""
+    calls: list[Sequence[EditUnit]] = []
 
     def edit(self: Rome, bench: Any, units: Sequence[EditUnit]) -> list[Edit]:
-        if is_hard(units[0].cases):
+        calls.append(units)
+        if len(calls) == 2:
             raise UserError("the method cannot edit this", where="method.layers", hint="method.layers=[1]")
         return REAL_EDIT(self, bench, units)
 

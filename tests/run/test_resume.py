@@ -30,7 +30,7 @@ KILLED_TOO = [
     (Moment("store", 1, SIGKILL), 0),  # the templates are sampled, but not yet recorded
     (Moment("edit", 0, SIGKILL), 0),
     (Moment("evaluate", 1, SIGKILL), 1),
-    (Moment("sync", 8, SIGKILL), 2),
+    (Moment("sync", 10, SIGKILL), 2),
     (Moment("replace", 4, SIGKILL), 3),
 ]
 

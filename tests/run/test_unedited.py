@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 
 from ke_cli import unedited
+from ke_cli.engine.batching import Budget
 from ke_cli.engine.queries import (
     Answer,
     Generation,
@@ -263,17 +264,51 @@ class TestAsking:
         assert unedited_answers(bench, [[], []]) == [{}, {}]
         assert asked == []
 
-    def test_only_what_is_not_known_is_asked(
+    def test_the_order_of_cases_and_questions_is_no_matter(self, asked: list[list[Query]], bench: Workbench) -> None:
+        a, b, c = (TokenQuery("x" * n, n) for n in (1, 2, 3))
+        unedited_answers(bench, [[a, b], [c]])
+        unedited_answers(bench, [[c, b], [b, a]])
+        assert asked[0] == asked[1]
+
+    def test_what_was_asked_together_is_known_together(
         self, asked: list[list[Query]], bench: Workbench, cache: AnswerCache
     ) -> None:
         a, b, c = (TokenQuery("x" * n, n) for n in (1, 2, 3))
-        first = unedited_answers(bench, [[b, a], []], cache)
-        second = unedited_answers(bench, [[b, a], [c], []], cache)
-        third = unedited_answers(bench, [[c], [b, a]], AnswerCache(cache.folder, MODEL))
-        assert asked == [[b, a], [c]]
-        assert [list(answers) for answers in second] == [[b, a], [c], []]
-        assert (first[0], second[1]) == (third[1], third[0])
-        assert len(list(cache.folder.rglob("*.json"))) == 2, "no file without questions"
+        first = unedited_answers(bench, [[b, a], [], [c]], cache)
+        second = unedited_answers(bench, [[c, b], [], [a]], AnswerCache(cache.folder, MODEL))
+        assert asked == [[a, b, c]]
+        assert [list(answers) for answers in second] == [[c, b], [], [a]]
+        assert {**first[0], **first[2]} == {**second[0], **second[2]}
+        assert len(list(cache.folder.rglob("*.json"))) == 1
+
+    def test_what_was_asked_with_other_neighbours_is_not_known(
+        self, asked: list[list[Query]], bench: Workbench, cache: AnswerCache
+    ) -> None:
+        a, b, c = (TokenQuery("x" * n, n) for n in (1, 2, 3))
+        for questions in ([[a, b]], [[a], [b, c]], [[a]]):
+            unedited_answers(bench, questions, cache)
+        assert asked == [[a, b], [a, b, c], [a]]
+
+    def test_nor_in_batches_of_another_size(
+        self, asked: list[list[Query]], bench: Workbench, cache: AnswerCache
+    ) -> None:
+        a = TokenQuery("x", 1)
+        larger = cast(Workbench, SimpleNamespace(model=None, budget=Budget(128)))
+        for where in (bench, larger, bench, larger):
+            unedited_answers(where, [[a]], cache)
+        assert asked == [[a], [a]]
+
+    def test_what_memory_ran_out_for_is_not_kept(
+        self, bench: Workbench, cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def answer(model: Any, questions: Any, edits: Any, *, budget: Budget) -> list[dict[Query, Answer]]:
+            budget.shrink(64)
+            return [{query: Score((1.0,), (True,)) for query in questions[0]}]
+
+        monkeypatch.setattr(unedited, "answer", answer)
+        short = cast(Workbench, SimpleNamespace(model=None, budget=Budget(64)))
+        unedited_answers(short, [[TokenQuery("x", 1)]], cache)
+        assert not cache.folder.exists()
 
 
 def test_nothing_is_held_in_memory(cache: AnswerCache) -> None:
