@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from ke_cli import __version__
 from ke_cli.arguments import option, split
 from ke_cli.errors import UserError
-from ke_cli.streams import outlast_streams
+from ke_cli.streams import outlast_streams, warnings_shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -76,15 +76,16 @@ def job(composed: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from ke_cli.sweep import run_job
+    with warnings_shown():
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            from ke_cli.sweep import run_job
 
-        run_job(lambda begun: _execute(composed, begun), lambda error: str(_explained(error)))
-        return
-    try:
-        _execute(composed)
-    except Exception as error:
-        raise SystemExit(_failed(error)) from None
+            run_job(lambda begun: _execute(composed, begun), lambda error: str(_explained(error)))
+            return
+        try:
+            _execute(composed)
+        except Exception as error:
+            raise SystemExit(_failed(error)) from None
 
 
 def check_versions() -> None:

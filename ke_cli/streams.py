@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 
@@ -45,3 +48,22 @@ def outlast_streams() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, LastingStream):
             setattr(sys, name, cast(TextIO, LastingStream(stream)))
+
+
+class _Warnings(logging.Handler):
+    """Prints what is logged on the standard error of the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        print(f"warning: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show the warnings of this program, whatever the logging of Hydra and its launchers is set to."""
+    logger, handler = logging.getLogger("ke_cli"), _Warnings(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

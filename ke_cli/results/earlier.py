@@ -53,6 +53,7 @@ def _amount(value: object) -> bool:
 
 FORMS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = MappingProxyType(
     {
+        "status": ("a text", lambda value: isinstance(value, str)),
         "config": ("an object", lambda value: isinstance(value, dict)),
         "model": ("an object with a fingerprint", _fingerprinted),
         "dataset": ("an object with a fingerprint", _fingerprinted),

@@ -29,7 +29,7 @@ from ke_cli.config import RunConfig, compose_run, config_dict, run_id
 from ke_cli.errors import UserError
 from ke_cli.metrics.base import Metric
 from ke_cli.plan import make_plan
-from ke_cli.results.journal import CASES_FILE, encode
+from ke_cli.results.journal import CASES_FILE, encode, sealed_anew
 from ke_cli.results.reader import read_run
 from ke_cli.results.store import RunStore
 from ke_cli.summarize import main as summarize
@@ -156,7 +156,7 @@ def _filled(template: bytes, chance: random.Random) -> bytes:
     for place, text in enumerate(rest):
         value = float(chance.random() < 0.7) if place % 3 != 1 else round(chance.uniform(-1, 1), 12)
         parts += [str(value).encode(), text]
-    return b"".join(parts)
+    return sealed_anew(b"".join(parts))
 
 
 def _record(config: RunConfig, name: str, metrics: Sequence[Metric], cases: int) -> dict[str, Any]:

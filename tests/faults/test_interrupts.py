@@ -148,10 +148,11 @@ def jumping(arguments_: list[str], log: str, folder: str, environment: dict[str,
     jumps, real = iter(range(10**9)), time.time
     time.time = lambda: real() - 3600 * next(jumps)
     import ke_cli.execute
+    import ke_cli.opening
     import ke_cli.provenance as provenance
 
     later = provenance.now
-    provenance.now = ke_cli.execute.now = lambda: later().replace("20", "19", 1)  # a century ago
+    provenance.now = ke_cli.execute.now = ke_cli.opening.now = lambda: later().replace("20", "19", 1)  # a century ago
     children.command(arguments_, log, folder, environment, Moment("append", 2, SIGTERM))
 
 

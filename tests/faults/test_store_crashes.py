@@ -293,7 +293,7 @@ class TestStrangers:
         with RunStore.open(tmp_path, resume=True) as store:
             store.write_record(record())
         (tmp_path / "run.json").write_text(json.dumps(record() | wrong))
-        with pytest.raises(UserError, match=f"cannot be used .*{next(iter(wrong))}.*\n.*\n.*resume=false"):
+        with pytest.raises(UserError, match=f"is damaged: {next(iter(wrong))}.*\n.*\n.*resume=false"):
             RunStore.open(tmp_path, resume=True)
 
 

@@ -132,7 +132,7 @@ def test_both_stand_in_one_table_under_the_method_that_made_them(
 def test_fewer_cases_and_another_order_of_questions(ke_run: Command, source: Path, no_editing: None) -> None:
     assert ke_run(f"edits_from={source}", *AGAIN, "dataset.limit=2", "dataset.neighbors=2").code == 0
     found = measured(only_run(Path("again")))
-    assert list(found) == list(measured(source))[:2]
+    assert len(found) == 2 < len(measured(source)) and set(found) < set(measured(source))
     for case, values in found.items():
         assert values["efficacy"] == pytest.approx(measured(source)[case]["efficacy"], abs=1e-6)
 

@@ -45,7 +45,7 @@ class Watch:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return  # a descriptor, or a file mode
         real = os.path.realpath(os.fsdecode(path))
-        if not real.startswith("/dev/") and not any(
+        if not real.startswith(("/dev/", f"/proc/{os.getpid()}/")) and not any(
             os.path.commonpath([real, folder]) == folder for folder in self.folders
         ):
             self.note(event, (real,))
