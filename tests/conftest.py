@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -22,13 +23,20 @@ FUZZ = os.environ.get("KE_FUZZ")
 
 settings.register_profile(
     "ke-run",
-    max_examples=int(FUZZ or 60),
+    max_examples=int(FUZZ or 25),
     derandomize=FUZZ is None,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("ke-run")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_signals() -> None:
+    """Signals as a terminal leaves them; ``nohup`` and shells without job control have children ignore some."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,7 @@ cp -r "$DISK" "$OUT/end"
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(tmp_path: Path, given: list[str], calls: list[str], mounts: Path) -> None:
     """A small one, on which a part of the cases fits; then it is made larger."""
     whole = only_run(Path("expected")) / "cases.jsonl"
@@ -159,6 +160,7 @@ echo $? >> "$OUT/code"
 """
 
 
+@pytest.mark.slow
 def test_disks_that_are_really_read_only(tmp_path: Path, given: list[str], mounts: Path) -> None:
     """The results first, then the cache: each error names its own folder and its own remedy."""
     out = tmp_path / "out"

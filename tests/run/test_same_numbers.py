@@ -145,6 +145,7 @@ def test_the_order_of_the_data_changes_no_number(
     assert len(found[0]) == 12
 
 
+@pytest.mark.slow
 def test_what_is_remembered_changes_no_number(
     ke_run: Command, tmp_path: Path, tiny_gpt2_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +189,7 @@ def test_statistics_are_the_same_whoever_needs_them_first(
     assert all(torch.equal(matrix, kept[1][name]) for name, matrix in kept[0].items())
 
 
+@pytest.mark.slow
 def test_what_ran_before_in_this_process_changes_no_number(
     ke_run: Command, tmp_path: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
