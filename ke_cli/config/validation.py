@@ -176,7 +176,7 @@ def _expected(error: ErrorDetails) -> str:
 
 def _unknown_key(cls: type[Any], place: tuple[str | int, ...]) -> str:
     known = field_names(cls, place[:-1])
-    return unknown_key(str(place[-1]), known)
+    return unknown_key(str(place[-1]) if place else "", known)  # some odd keys have no place
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
