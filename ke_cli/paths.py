@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Final
 
+BUNDLED: Final = "bundled:"
+"""Beginning of a model path that names a folder of the package."""
+
 SWEEP_FOLDER: Final = "KE_SWEEP_FOLDER"
 """The environment variable through which the jobs of a sweep learn where to say how they ended."""
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ke_cli.config import compose_run
 from ke_cli.data.types import EditUnit
-from ke_cli.engine.batching import by_length
+from ke_cli.engine.batching import packed, rows_of
 from ke_cli.engine.landscape import Targets
 from ke_cli.engine.partial import prepare
 from ke_cli.engine.tokens import Prompt, continuation
@@ -59,7 +59,7 @@ def gradients(model: EditableModel, unit: EditUnit, layer: int, budget: int) -> 
     ]
     lookups = [prompt.subject_last(row.tokens) for prompt, row in zip(prompts, rows, strict=True)]
     parts: dict[int, Tensor] = {}
-    for batch in by_length([len(row.ids) for row in rows], budget):
+    for batch in packed(rows_of(len(row.ids) for row in rows), budget):
         with torch.no_grad():
             fixed = prepare(model, [rows[i].ids for i in batch], [lookups[i] for i in batch], layer, "layer")
         push = torch.zeros_like(fixed.initial, dtype=torch.float32).requires_grad_()

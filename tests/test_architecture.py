@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: dict[str, str] = {
     "ke_cli": "base",
+    "ke_cli.checks": "base",
     "ke_cli.errors": "base",
     "ke_cli.paths": "base",
     "ke_cli.interrupts": "base",

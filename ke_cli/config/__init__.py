@@ -1,6 +1,6 @@
 """The configuration of a run: schema, composition, validation, identity."""
 
-from ke_cli.config.compose import BUNDLED, compose_run, run_config
+from ke_cli.config.compose import compose_run, run_config
 from ke_cli.config.experiment import ExperimentConfig, PublishedConfig, ReportConfig
 from ke_cli.config.identity import config_dict, run_dir, run_id, run_identity, run_name
 from ke_cli.config.kinds import DatasetLoader
@@ -18,7 +18,6 @@ from ke_cli.config.schema import (
 )
 
 __all__ = [
-    "BUNDLED",
     "OPERATIONAL",
     "SCHEMA_VERSION",
     "SCIENTIFIC",

@@ -18,10 +18,7 @@ from ke_cli.config.schema import RunConfig, Settings
 from ke_cli.config.source import with_source
 from ke_cli.config.validation import Problem, as_json, raise_problems, unknown_key, validate
 from ke_cli.errors import UserError
-from ke_cli.paths import conf_dir
-
-BUNDLED = "bundled:"
-"""A model path that begins so names a folder of the package."""
+from ke_cli.paths import BUNDLED, conf_dir
 
 TEXTS = ("wikipedia", "atlas")
 PARTS = ("method", "dataset", "protocol")

@@ -14,16 +14,19 @@ from ke_cli.config.schema import CAMP, SCHEMA_VERSION, RunConfig, Settings
 
 ID_LENGTH = 10
 
+SETTINGS = tuple(item.name for item in fields(Settings))
+"""Parts of a configuration in which nothing is pluggable."""
+
 
 def config_dict(config: RunConfig) -> dict[str, Any]:
     """Return the whole resolved configuration as plain JSON values, shaped like the YAML."""
-    return {**_plain(config, _settings_fields(config)), **_plugins(config, everything=True)}
+    return {**_plain(config, SETTINGS), **_plugins(config, everything=True)}
 
 
 def run_identity(config: RunConfig) -> dict[str, Any]:
     """Return everything that can change a number: scientific settings, versions of metrics and schema."""
     versions = {name: metric.build().version for name, metric in config.metrics.items()}
-    settings = _plain(config, _settings_fields(config), scientific=True)
+    settings = _plain(config, SETTINGS, scientific=True)
     if config.edits_from is None:
         del settings["edits_from"]  # runs that compute their edits are named as they were before there was a choice
     if config.model.quantization is None:
@@ -57,10 +60,6 @@ def run_dir(config: RunConfig) -> Path:
 def _safe(part: str) -> str:
     """Replace what a file name cannot hold everywhere; keep the part short, visible and not empty."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip(".-")[:60] or "unnamed"
-
-
-def _settings_fields(config: RunConfig) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(Settings))
 
 
 def _plain(part: Any, names: tuple[str, ...] | None = None, *, scientific: bool = False) -> dict[str, Any]:

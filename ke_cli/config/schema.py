@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from ke_cli.checks import check_at_least
 from ke_cli.config.devices import check_device_map, check_max_memory, check_quantization
 from ke_cli.config.experiment import ExperimentConfig
 from ke_cli.config.plugins import Plugin
@@ -96,10 +97,8 @@ class StatisticsConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave nothing to read."""
-        _at_least("tokens_per_width", self.tokens_per_width, 1)
-        _at_least("max_length", self.max_length, 2)
-        if self.tokens is not None:
-            _at_least("tokens", self.tokens, 1)
+        check_at_least(self, 1, "tokens_per_width", "tokens")
+        check_at_least(self, 2, "max_length")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +115,7 @@ class ShardConfig:
 
     def __post_init__(self) -> None:
         """Refuse a part that there is not."""
-        _at_least("count", self.count, 1)
+        check_at_least(self, 1, "count")
         if not 0 <= self.index < self.count:
             raise ValueError(f"index: expected 0 to {self.count - 1} (shard.count={self.count}), got {self.index}")
 
@@ -135,8 +134,8 @@ class GpuConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave no place, or no time to wait in."""
-        _at_least("jobs_per_gpu", self.jobs_per_gpu, 1)
-        _at_least("wait_min", self.wait_min, 0)
+        check_at_least(self, 1, "jobs_per_gpu")
+        check_at_least(self, 0, "wait_min")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +167,7 @@ class StopFailed:
         """Refuse what is no share and no number."""
         if not 0 <= self.share <= 1:
             raise ValueError(f"share: expected 0 to 1, got {self.share}")
-        _at_least("after", self.after, 1)
+        check_at_least(self, 1, "after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +221,8 @@ class Settings:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device: expected auto, cpu, mps, cuda or cuda:<n>, got {self.device!r}")
         if self.batch_tokens != "auto":
-            _at_least("batch_tokens", self.batch_tokens, 1)
-        if self.cpu_threads is not None:
-            _at_least("cpu_threads", self.cpu_threads, 1)
+            check_at_least(self, 1, "batch_tokens")
+        check_at_least(self, 1, "cpu_threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +240,3 @@ class RunConfig(Settings):
     dataset: Plugin[DatasetLoader] = field(metadata=SCIENTIFIC)
     metrics: Mapping[str, Plugin[Metric]] = field(metadata=SCIENTIFIC)
     protocol: Plugin[CaseProtocol] = field(metadata=SCIENTIFIC)
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.atlas_facts import BUNDLED, Fact, Facts, Template, facts_fingerprint, read_facts, slug
 from ke_cli.data.types import PLACE, Case, Dataset, Probe, Request
 from ke_cli.errors import UserError
@@ -34,17 +35,10 @@ class Atlas:
     neighbors: int = 5
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: If a number is out of range.
-        """
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: allowed is null or a number from 1, got {self.limit}")
-        if self.offset < 0:
-            raise ValueError(f"offset: allowed is a number from 0, got {self.offset}")
-        if self.neighbors < LEAST_PROBES:
-            raise ValueError(f"neighbors: allowed is a number from {LEAST_PROBES}, got {self.neighbors}")
+        """Refuse numbers that leave nothing."""
+        check_at_least(self, 1, "limit")
+        check_at_least(self, 0, "offset")
+        check_at_least(self, LEAST_PROBES, "neighbors")
 
     def load(self) -> Dataset:
         """Build the cases.

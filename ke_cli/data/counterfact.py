@@ -40,7 +40,7 @@ class CounterFact(Recipes):
 
     def __post_init__(self) -> None:
         """Refuse an address or a checksum that no file could have."""
-        Recipes.__post_init__(self)
+        super().__post_init__()
         check_official(self.url, self.sha256, self.size_bytes)
 
     def load(self) -> Dataset:
@@ -108,9 +108,7 @@ def _request(node: Node) -> Request | None:
 
 def _relation_and_object(node: Node) -> tuple[str, str]:
     """Return the ids of a record's relation and of its new object; empty where it does not tell them."""
-    rewrite = node.fields.get("requested_rewrite")
-    new = rewrite.get("target_new") if isinstance(rewrite, dict) else None
-    found = (
-        (rewrite.get("relation_id"), new.get("id")) if isinstance(new, dict) and isinstance(rewrite, dict) else ("", "")
-    )
-    return str(found[0] or ""), str(found[1] or "")
+    match node.fields.get("requested_rewrite"):
+        case {"relation_id": relation, "target_new": {"id": target}}:
+            return str(relation or ""), str(target or "")
+    return "", ""

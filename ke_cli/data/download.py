@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_dir
 
 from ke_cli.data.json_file import MOST_BYTES
 from ke_cli.errors import UserError
+from ke_cli.paths import cache_dir
 
 TIMEOUT_S = 60.0
 CHUNK_BYTES = 1 << 20
@@ -31,11 +31,6 @@ PATIENCE_S = 1800.0
 
 HINT = "dataset.path=FILE, with a copy of the file"
 CACHE_HINT = f"KE_CACHE=FOLDER in the environment, a folder you can write to; or {HINT}"
-
-
-def cache_dir() -> Path:
-    """Return ``$KE_CACHE``, or the cache folder of the user."""
-    return Path(os.environ.get("KE_CACHE") or user_cache_dir("ke-cli")).expanduser()
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class HalluEditBench(Recipes):
 
     def __post_init__(self) -> None:
         """Refuse an address or a checksum that no file could have."""
-        Recipes.__post_init__(self)
+        super().__post_init__()
         check_official(self.url, self.sha256, None)
 
     def load(self) -> Dataset:

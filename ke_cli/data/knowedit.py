@@ -11,7 +11,6 @@ from ke_cli.data.notes import Tally
 from ke_cli.data.official import LATER, Parts
 from ke_cli.data.probes import categories
 from ke_cli.data.reading import NO_SUBJECT, File, read_dataset
-from ke_cli.data.recipes import Selection
 from ke_cli.data.subjects import placed_request
 from ke_cli.data.types import Case, Dataset, Probe, Request
 from ke_cli.data.validate import Node
@@ -30,7 +29,7 @@ NO_ANSWER = "lose probes that have no answer"
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnowEdit(Parts, Selection):
+class KnowEdit(Parts):
     """Loads records ``{prompt, subject, target_new, ground_truth, portability, locality}``.
 
     WikiBio's names ``text``, ``concept`` and ``labels`` are understood for the first three. ``portability`` and
@@ -51,11 +50,6 @@ class KnowEdit(Parts, Selection):
     part: Literal["wiki_counterfact", "wiki_recent", "zsre", "wikibio"] = field(
         default="wiki_counterfact", metadata=LATER
     )
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that leave nothing, and a part without a file."""
-        Selection.__post_init__(self)
-        Parts.__post_init__(self)
 
     def load(self) -> Dataset:
         """Read, check and return the cases.

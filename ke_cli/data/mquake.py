@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.json_file import read_json
 from ke_cli.data.notes import Tally
 from ke_cli.data.official import Parts
 from ke_cli.data.probes import answered
 from ke_cli.data.reading import NO_CHANGE, File, read_dataset
-from ke_cli.data.recipes import Recipes, at_least
+from ke_cli.data.recipes import Recipes
 from ke_cli.data.types import MULTI_HOP, Case, Dataset, Probe, Request
 from ke_cli.data.validate import Node, check_request
 
@@ -39,10 +40,8 @@ class MQuAKE(Parts, Recipes):
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing, and a part without a file."""
-        Recipes.__post_init__(self)
-        Parts.__post_init__(self)
-        at_least("edits", self.edits, 1)
-        at_least("hops", self.hops, 1)
+        super().__post_init__()
+        check_at_least(self, 1, "edits", "hops")
 
     def load(self) -> Dataset:
         """Read, check and return the cases.

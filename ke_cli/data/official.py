@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ke_cli.data.download import fetch
+from ke_cli.data.recipes import Selection
 
 OPERATIONAL: Final = MappingProxyType({"camp": "operational"})
 """Of addresses and checksums: the fingerprint of what was read says which file it was."""
@@ -45,7 +46,7 @@ class Official:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class Parts(Selection):
     """Settings of a loader whose data set has several files.
 
     Args:
@@ -59,7 +60,8 @@ class Parts:
     files: dict[str, Official] = field(default_factory=dict, metadata=OPERATIONAL)
 
     def __post_init__(self) -> None:
-        """Refuse a part that has no file, where none is given."""
+        """Refuse numbers that leave nothing, and a part without a file where no other file is given."""
+        super().__post_init__()
         if self.path is None and self.part not in self.files:
             known = (
                 f"one of {', '.join(self.files)}" if self.files else "no part, but a path: there are no official files"

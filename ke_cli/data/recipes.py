@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.instructions import Questions, instruction
 from ke_cli.data.relation_prompts import Templates, relation_probes
 from ke_cli.data.types import Probe, Request
@@ -32,8 +33,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing."""
-        at_least("limit", self.limit, 1)
-        at_least("offset", self.offset, 0)
+        check_at_least(self, 1, "limit")
+        check_at_least(self, 0, "offset")
 
     def made_instructions(self, request: Request, given: str = "") -> tuple[Probe, ...]:
         """Return the request as an instruction: the one of the file; a prompt that is one already; else a made one."""
@@ -71,7 +72,7 @@ class Recipes(Selection):
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing."""
         super().__post_init__()
-        at_least("relation_specific_count", self.relation_specific_count, 1)
+        check_at_least(self, 1, "relation_specific_count")
 
     def made_relation_specific(self, request: Request, kind: str | None = None) -> tuple[Probe, ...]:
         """Return prompts about other relations of the request's subject, of which the file may tell what it is."""
@@ -79,9 +80,3 @@ class Recipes(Selection):
         if recipe is None:
             return ()
         return relation_probes(request.relation, request.subject, self.relation_specific_count, recipe, kind)
-
-
-def at_least(name: str, value: int | None, least: int) -> None:
-    """Raise ValueError for a setting below its least value; null is none."""
-    if value is not None and value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")

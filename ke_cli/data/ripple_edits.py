@@ -50,11 +50,6 @@ class RippleEdits(Parts, Recipes):
 
     part: Literal["popular", "random", "recent"] = "popular"
 
-    def __post_init__(self) -> None:
-        """Refuse numbers that leave nothing, and a part without a file."""
-        Recipes.__post_init__(self)
-        Parts.__post_init__(self)
-
     def load(self) -> Dataset:
         """Read, check and return the cases.
 

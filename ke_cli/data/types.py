@@ -68,7 +68,7 @@ class Case:
         neighborhood: Prompts about something else whose answer is ``target_true`` (``answer`` where it differs).
         relation_specific: The same subject, other relations; ``answer`` is the gold object where known.
         instructions: The fact as a bare question or instruction, before any chat template.
-        generation: Prompts for free text about the subject.
+        generation: Complete prompts for free text about the subject.
         companions: The other requests of the unit the case is written in; a protocol fills them in.
         probes: What else is asked, each with its gold answer and tagged ``<group>/<category>``: ``portability/...`` for
             what follows from the edit, ``locality/...`` for what it must not touch, ``reverse`` for the fact asked for
@@ -89,11 +89,6 @@ class Case:
     probes: tuple[Probe, ...] = ()
     consistency_texts: tuple[str, ...] = ()
     group: str = ""
-
-    @property
-    def generation_prompts(self) -> tuple[str, ...]:
-        """Prompts for free text, complete."""
-        return self.generation
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from ke_cli.data.json_file import read_json
 from ke_cli.data.notes import Tally
 from ke_cli.data.official import Parts
 from ke_cli.data.reading import File, read_dataset
-from ke_cli.data.recipes import Selection
 from ke_cli.data.types import PLACE, Case, Dataset, Probe, Request
 from ke_cli.data.validate import Node
 
@@ -23,7 +22,7 @@ UNEVEN = "lose their sub-questions: they have another number of sub-answers"
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnKE(Parts, Selection):
+class UnKE(Parts):
     """Loads records ``{id, question, para_question, answer, sub_question: [...], sub_answer: [...]}``.
 
     The answer, a paragraph, is the object that is written; nothing is said of one before. ``para_question`` is a
@@ -34,11 +33,6 @@ class UnKE(Parts, Selection):
     """
 
     part: Literal["v3"] = "v3"
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that leave nothing, and a part without a file."""
-        Selection.__post_init__(self)
-        Parts.__post_init__(self)
 
     def load(self) -> Dataset:
         """Read, check and return the cases.

@@ -11,7 +11,6 @@ from ke_cli.data.json_file import read_json
 from ke_cli.data.notes import Tally
 from ke_cli.data.official import LATER, Parts
 from ke_cli.data.reading import File, read_dataset
-from ke_cli.data.recipes import Selection
 from ke_cli.data.subjects import placed_request
 from ke_cli.data.types import Case, Dataset, Probe, Request
 from ke_cli.data.validate import Node
@@ -34,7 +33,7 @@ NO_CHANGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZsRE(Parts, Selection):
+class ZsRE(Parts):
     """Loads records ``{subject, src, rephrase, alt, answers, loc, loc_ans, portability}``; other keys do not matter.
 
     The question ``src`` is the edit prompt, ``rephrase`` a paraphrase, and ``loc``, to which a question mark is put as
@@ -49,11 +48,6 @@ class ZsRE(Parts, Selection):
 
     part: Literal["mend_eval"] = field(default="mend_eval", metadata=LATER)
     edit_target: Literal["alt", "answers"] = "alt"
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that leave nothing, and a part without a file."""
-        Selection.__post_init__(self)
-        Parts.__post_init__(self)
 
     def load(self) -> Dataset:
         """Read, check and return the cases.

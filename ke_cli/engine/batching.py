@@ -60,11 +60,6 @@ def rows_of(lengths: Iterable[int]) -> list[Size]:
     return [Size(1, length, length) for length in lengths]
 
 
-def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group the indices of single rows of similar length (see `packed`)."""
-    return packed(rows_of(lengths), budget)
-
-
 def packed(sizes: Sequence[Size], budget: int) -> list[list[int]]:
     """Group indices of similar length so that ``rows * longest`` stays within ``budget`` tokens.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ke_cli.engine.batching import Budget
-from ke_cli.engine.moments import Checkpoint, Moments, Pass
+from ke_cli.engine.moments import Bookmark, Moments, Pass
 from ke_cli.engine.shelf import Shelf
 from ke_cli.errors import UnitError, UserError
 from ke_cli.models.editable import EditableModel
@@ -213,7 +213,7 @@ def collect(
     tokens: int,
     max_length: int,
     budget: int | Budget,
-    checkpoint: Checkpoint | None = None,
+    bookmark: Bookmark | None = None,
 ) -> tuple[Mapping[int, Tensor], int]:
     """Second moments of the keys of several layers from one pass over text, stopping at the deepest layer's key.
 
@@ -225,7 +225,7 @@ def collect(
         tokens: Number of tokens.
         max_length: Longer texts are cut.
         budget: Tokens per batch.
-        checkpoint: Where the pass is taken up again if it was interrupted, and saved on the way.
+        bookmark: Where the pass is taken up again if it was interrupted, and saved on the way.
 
     Returns:
         Per layer ``E[k k^T]`` ``[m, m]`` (see `ke_cli.engine.moments` for the precision), put together when it is
@@ -236,7 +236,7 @@ def collect(
         OutOfMemory: If a single text does not fit into memory.
     """
     going = Pass(model, layers, tokens, max_length, Budget.of(budget))
-    seen = going.run(texts, checkpoint)
+    seen = going.run(texts, bookmark)
     if not seen:
         raise UserError("the statistics text is empty", hint="statistics.text=FILE with plain text")
     return Moments(going.sums, seen), seen

@@ -143,9 +143,7 @@ def _thinned_mlp(
     def thinned(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if x.dim() != 3 or args or kwargs or _is_hooked(mlp):
             return whole(x, *args, **kwargs)  # type: ignore[no-any-return]
-        wanted = torch.unique(rows * x.shape[1] + positions).to(
-            x.device
-        )  # a position that is read twice has one gradient
+        wanted = torch.unique(rows * x.shape[1] + positions).to(x.device)  # one read twice has one gradient
         out: Tensor = whole(x.flatten(0, 1)[wanted][None]).squeeze(0)  # [n, d]
         return out.new_zeros(x.shape[0] * x.shape[1], out.shape[-1]).index_copy(0, wanted, out).view(x.shape)
 

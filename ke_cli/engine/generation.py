@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -13,14 +12,17 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from ke_cli.engine.batching import Budget, in_batches, rows_of
-from ke_cli.engine.edits import Edit, attached
+from ke_cli.engine.edits import Edit
 from ke_cli.engine.forward import gathered_logits
+from ke_cli.engine.prefixes import in_place
 from ke_cli.engine.tokens import encode
 from ke_cli.errors import UnitError, UserError
 from ke_cli.models.editable import EditableModel
 
 Choose = Callable[[Tensor], Tensor]
 """Logits ``[b, V]`` to the next token ids ``[b]``."""
+
+NO_NUMBERS = "the model's predictions are no numbers (NaN)"
 
 
 def end_ids(model: EditableModel) -> frozenset[int]:
@@ -98,8 +100,7 @@ def greedy(
     """Greedy continuations of ``(ids, edit index)`` rows, batched by length, each row with its own edit."""
 
     def work(part: Sequence[tuple[tuple[int, ...], int]]) -> list[list[int]]:
-        attach = attached(model, edits, [edit for _, edit in part]) if edits else nullcontext()
-        with attach:
+        with in_place(model, edits, [edit for _, edit in part]):
             return continued(model, [ids for ids, _ in part], new_tokens, most_likely)
 
     return in_batches(work, rows, rows_of(len(ids) + new_tokens for ids, _ in rows), budget)
@@ -135,8 +136,7 @@ def sampled(
     """
 
     def work(part: Sequence[Beginning]) -> list[list[int]]:
-        attach = attached(model, edits, [row.edit for row in part]) if edits else nullcontext()
-        with attach:
+        with in_place(model, edits, [row.edit for row in part]):
             found = continued(
                 model, [row.ids for row in part], max(row.new_tokens for row in part), drawing(part, top_k), ends=()
             )
@@ -165,9 +165,6 @@ def drawing(rows: Sequence[Beginning], top_k: int) -> Choose:
         return tokens.gather(1, place.to(tokens.device)[:, None])[:, 0]
 
     return choose
-
-
-NO_NUMBERS = "the model's predictions are no numbers (NaN)"
 
 
 def most_likely(logits: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ On a GPU the total is float32, which halves the memory. Each of ``b`` batches th
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,7 +29,7 @@ from ke_cli.engine.batching import Budget
 from ke_cli.engine.forward import Padded, run
 from ke_cli.engine.tokens import encode
 from ke_cli.models.editable import EditableModel
-from ke_cli.models.memory import OutOfMemory, ran_out_of_memory
+from ke_cli.models.memory import OutOfMemory, ran_out_of_memory, release_unused
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ class Place:
     rows: int = 0
 
 
-class Checkpoint(Protocol):
+class Bookmark(Protocol):
     """Where an interrupted pass is found again."""
 
     def load(self) -> dict[str, Tensor] | None:
@@ -168,9 +167,9 @@ class Pass:
         self.sums = {layer: Sums() for layer in self.layers}
         self.place = Place()
 
-    def run(self, texts: Iterable[str], checkpoint: Checkpoint | None = None) -> int:
-        """Read texts until there are enough tokens, from the checkpoint on if there is one; return their number."""
-        saved = checkpoint.load() if checkpoint else None
+    def run(self, texts: Iterable[str], bookmark: Bookmark | None = None) -> int:
+        """Read texts until there are enough tokens, from the bookmark on if there is one; return their number."""
+        saved = bookmark.load() if bookmark else None
         if saved:
             self._restore(saved)
         stream = iter(texts)
@@ -182,8 +181,8 @@ class Pass:
             for batch in self._batches(rows):
                 self._add(batch, {layer: set() for layer in self.layers})
                 self.place.rows += len(batch)
-                if checkpoint and checkpoint.due():
-                    checkpoint.save(self._state())
+                if bookmark and bookmark.due():
+                    bookmark.save(self._state())
             self.place = Place(self.place.documents + documents, self.place.tokens + sum(map(len, rows)))
         return self.place.tokens
 
@@ -221,9 +220,7 @@ class Pass:
             if not ran_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
-        gc.collect()  # behind the handler, whose traceback kept the tensors alive
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_unused()  # behind the handler, whose traceback kept the tensors alive
         if len(rows) == 1:
             raise OutOfMemory(f"out of memory with one text of {len(rows[0])} tokens", where=reason[:300])
         self.budget.shrink(len(rows) * len(rows[0]))

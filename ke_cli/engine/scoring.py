@@ -42,7 +42,7 @@ Scored = TargetQuery | TokenQuery | TopTokensQuery | PredictionQuery
 
 @dataclass(frozen=True, slots=True)
 class _Want:
-    """One logit row: after ``ids`` (with edit ``edit``), which tokens to score, how many top tokens to list."""
+    """One logit row: what follows ``ids`` with edit ``edit``."""
 
     edit: int
     ids: tuple[int, ...]

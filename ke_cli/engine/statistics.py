@@ -108,7 +108,7 @@ class StatisticsStore:
                 self._file(wanted[layer]).put_aside()
             tokens = wanted[missing[0]]["tokens"]
             log.debug("covariance of layers %s from %d tokens of %s", missing, tokens, self.spec.text.source)
-            checkpoint = self._checkpoint(model, [wanted[layer] for layer in missing])
+            bookmark = self._bookmark(model, [wanted[layer] for layer in missing])
             matrices, seen = collect(
                 model,
                 missing,
@@ -116,12 +116,12 @@ class StatisticsStore:
                 tokens=tokens,
                 max_length=self.spec.max_length,
                 budget=self.budget,
-                checkpoint=checkpoint,
+                bookmark=bookmark,
             )
-            self._refuse_other_text(wanted[missing[0]]["text"], checkpoint)
+            self._refuse_other_text(wanted[missing[0]]["text"], bookmark)
             for layer, matrix in matrices.items():
                 self._save(self._file(wanted[layer]), matrix.to(device="cpu", dtype=torch.float32).contiguous(), seen)
-            checkpoint.remove()
+            bookmark.remove()
 
     @contextmanager
     def _alone(self, identity: dict[str, Any]) -> Iterator[None]:
@@ -145,7 +145,7 @@ class StatisticsStore:
         finally:
             lock.release()
 
-    def _refuse_other_text(self, began_with: str, checkpoint: CheckpointFile) -> None:
+    def _refuse_other_text(self, began_with: str, bookmark: BookmarkFile) -> None:
         """Keep nothing that was read from a text while it changed.
 
         Raises:
@@ -153,7 +153,7 @@ class StatisticsStore:
         """
         if self.spec.text.identity() == began_with:
             return
-        checkpoint.remove()
+        bookmark.remove()
         raise UserError(
             "the statistics text changed while it was read",
             where=f"statistics.text={self.spec.text.source}",
@@ -177,11 +177,11 @@ class StatisticsStore:
     def _file(self, identity: dict[str, Any]) -> Kept:
         return Kept(self._path(identity), identity)
 
-    def _checkpoint(self, model: EditableModel, identities: list[dict[str, Any]]) -> CheckpointFile:
+    def _bookmark(self, model: EditableModel, identities: list[dict[str, Any]]) -> BookmarkFile:
         """One file for each model and text: a pass over other layers takes its place."""
         path = self.folder / f"unfinished-{_pass_hash(identities[0])}.safetensors"
         identity = {"layers": identities, "device": model.device.type}
-        return CheckpointFile(Kept(path, identity, "beginning anew"), self.save_every)
+        return BookmarkFile(Kept(path, identity, "beginning anew"), self.save_every)
 
     def load(self, file: Kept) -> dict[str, Tensor] | None:
         """Read a file, and its checksum unless this process has compared that before."""
@@ -240,7 +240,7 @@ class Decompositions:
 
 
 @dataclass(eq=False)
-class CheckpointFile:
+class BookmarkFile:
     """An unfinished pass on disk.
 
     Args:

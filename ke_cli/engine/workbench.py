@@ -191,11 +191,6 @@ class Workbench:
         """Take templates that were sampled before (a run that goes on keeps those it began with)."""
         self._templates[spec] = tuple(templates)
 
-    @property
-    def used_templates(self) -> dict[ContextSpec, tuple[str, ...]]:
-        """The templates in use so far, for the run record."""
-        return dict(self._templates)
-
 
 def as_template(prefix: str) -> str:
     """``"<prefix>. {}"``, without braces or line breaks of the sampled text getting in the way."""

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import check_positive
 from ke_cli.methods.solves import nullspace, projected_solve
 from ke_cli.methods.spread import SpreadEditor
 
@@ -39,7 +39,7 @@ class AlphaEdit(SpreadEditor):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_positive(self, "l2")
+        check_above_zero(self, "l2")
         thresholds = self.nullspace_threshold
         if isinstance(thresholds, tuple) and len(thresholds) != len(self.layers):
             given = f"{len(thresholds)} for {len(self.layers)} layers"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero, check_at_least
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.edits import Edit
 from ke_cli.engine.problems import EssenceRow, Objective
@@ -138,8 +139,8 @@ class ValueEditor(Editor):
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        check_positive(self, "steps", "lr", "clamp")
-        check_not_negative(self, "kl_factor", "weight_decay")
+        check_above_zero(self, "steps", "lr", "clamp")
+        check_at_least(self, 0, "kl_factor", "weight_decay")
 
     def essence(self, tokenizer: Any, request: Request, where: Essence = "subject") -> EssenceRow:
         """The essence row of a request."""
@@ -164,17 +165,3 @@ class ValueEditor(Editor):
     def context(self) -> ContextSpec:
         """The configured context templates."""
         return ContextSpec(groups=self.context_prefixes, seed=self.context_seed)
-
-
-def check_positive(editor: object, *names: str) -> None:
-    """Raise ValueError if one of the named numbers is not above zero."""
-    for name in names:
-        if not getattr(editor, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(editor, name)}")
-
-
-def check_not_negative(editor: object, *names: str) -> None:
-    """Raise ValueError if one of the named numbers is below zero."""
-    for name in names:
-        if getattr(editor, name) < 0:
-            raise ValueError(f"{name} must not be below 0, got {getattr(editor, name)}")

@@ -22,8 +22,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ke_cli.checks import check_at_least
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import check_not_negative
 from ke_cli.methods.memit import Memit
 from ke_cli.methods.solves import regularised_solve
 
@@ -47,7 +47,7 @@ class Emmet(Memit):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_not_negative(self, "ridge", "lambda_f")
+        check_at_least(self, 0, "ridge", "lambda_f")
 
     def right(self, bench: Workbench, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
         """``(K^T C^-1 K + ridge I)^-1 K^T C^-1``."""

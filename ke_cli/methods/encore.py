@@ -16,10 +16,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero, check_at_least
 from ke_cli.engine.edits import NO_EDIT, Edit
 from ke_cli.engine.problems import Objective, Problem, TargetRow
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import check_not_negative, check_positive
 from ke_cli.methods.memit import Memit
 from ke_cli.methods.solves import regularised_solve
 from ke_cli.methods.spread import Facts
@@ -42,8 +42,8 @@ class Encore(Memit):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_not_negative(self, "lambda_f")
-        check_positive(self, "patience")
+        check_at_least(self, 0, "lambda_f")
+        check_above_zero(self, "patience")
 
     @property
     def objective(self) -> Objective:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ke_cli.checks import check_above_zero, check_at_least
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.edits import Dense, Edit, attached
 from ke_cli.engine.forward import Padded, gathered_logits, run
 from ke_cli.engine.tokens import continuation
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import Editor, Layers, check_not_negative, check_positive, resolve_layers
+from ke_cli.methods.base import Editor, Layers, resolve_layers
 from ke_cli.models.editable import EditableModel
 
 ENTRIES = 1 << 26
@@ -47,10 +48,8 @@ class FineTune(Editor):
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        check_positive(self, "steps", "lr")
-        check_not_negative(self, "threshold")
-        if self.norm_constraint is not None:
-            check_positive(self, "norm_constraint")
+        check_above_zero(self, "steps", "lr", "norm_constraint")
+        check_at_least(self, 0, "threshold")
 
     def edited_layers(self, depth: int) -> list[int]:
         """The trained layers."""

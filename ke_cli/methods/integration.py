@@ -19,11 +19,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero, check_at_least
 from ke_cli.engine.problems import MatchRow, Objective, Problem, Solution
 from ke_cli.engine.tokens import Prompt, encode
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
-from ke_cli.methods.base import check_not_negative, check_positive
 from ke_cli.methods.rows import target_rows
 from ke_cli.methods.spread import Facts, SpreadEditor
 
@@ -52,8 +52,8 @@ class Integrating(SpreadEditor, ABC):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_not_negative(self, "pull", "relation_offset")
-        check_positive(self, "joint_steps", "relation_clamp", "target_weight")
+        check_at_least(self, 0, "pull", "relation_offset")
+        check_above_zero(self, "joint_steps", "relation_clamp", "target_weight")
 
     def edited_layers(self, depth: int) -> list[int]:
         """The configured layers; the last must leave room for relation targets where they are used."""

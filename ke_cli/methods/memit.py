@@ -16,9 +16,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero
 from ke_cli.data.types import EditUnit
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import check_positive
 from ke_cli.methods.solves import regularised_solve
 from ke_cli.methods.spread import Column, SpreadEditor, subjects_of
 
@@ -36,7 +36,7 @@ class Memit(SpreadEditor):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_positive(self, "lambda_")
+        check_above_zero(self, "lambda_")
 
     def right(self, bench: Workbench, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
         """``K^T (lambda C + K K^T)^-1``."""

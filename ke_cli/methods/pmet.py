@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ke_cli.checks import check_above_zero, check_at_least
 from ke_cli.engine.problems import Objective, Problem, Solution, Where
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import check_not_negative, check_positive
 from ke_cli.methods.memit import Memit
 
 
@@ -40,8 +40,8 @@ class Pmet(Memit):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_positive(self, "confident_factor")
-        check_not_negative(self, "kl_stop")
+        check_above_zero(self, "confident_factor")
+        check_at_least(self, 0, "kl_stop")
 
     @property
     def objective(self) -> Objective:

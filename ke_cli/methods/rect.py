@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero
 from ke_cli.data.types import EditUnit
 from ke_cli.engine.edits import Dense, Edit
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import check_positive
 from ke_cli.methods.memit import Memit
 
 
@@ -33,9 +33,9 @@ class Rect(Memit):
     def __post_init__(self) -> None:
         """Refuse a share that is none."""
         super().__post_init__()
-        check_positive(self, "keep")
+        check_above_zero(self, "keep")
         if self.keep > 1:
-            raise ValueError(f"keep must be at most 1, got {self.keep}")
+            raise ValueError(f"keep: expected at most 1, got {self.keep}")
 
     def edit(self, bench: Workbench, units: Sequence[EditUnit]) -> list[Edit]:
         """MEMIT's edits, thinned."""

@@ -18,17 +18,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
-from ke_cli.engine.edits import NO_EDIT, Edit, sum_of
+from ke_cli.engine.edits import Edit
 from ke_cli.engine.problems import Problem
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
 from ke_cli.methods.base import ValueEditor
-from ke_cli.methods.rome import kept_keys, rank_one
+from ke_cli.methods.rome import in_turns, kept_keys, rank_one
 from ke_cli.methods.rows import Essence, target_rows
 
 
@@ -68,15 +69,7 @@ class Rets(ValueEditor):
 
     def edit(self, bench: Workbench, units: Sequence[EditUnit]) -> list[Edit]:
         """Write the facts of a unit one after another, each seeing the earlier writes; all units together."""
-        edits = [NO_EDIT] * len(units)
-        for layer in self.edited_layers(bench.model.n_layers):
-            for turn in range(max(len(unit.requests) for unit in units)):
-                members = [i for i, unit in enumerate(units) if len(unit.requests) > turn]
-                before = [edits[i] for i in members]
-                written = self._write(bench, layer, [units[i] for i in members], turn, before)
-                for i, edit in zip(members, written, strict=True):
-                    edits[i] = sum_of(edits[i], edit)
-        return edits
+        return in_turns(units, self.edited_layers(bench.model.n_layers), partial(self._write, bench))
 
     def _write(
         self, bench: Workbench, layer: int, units: Sequence[EditUnit], turn: int, before: Sequence[Edit]

@@ -16,7 +16,7 @@ Facts of one unit are written one after another, each seeing the earlier writes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -32,6 +32,9 @@ from ke_cli.engine.workbench import Workbench
 from ke_cli.methods.base import ValueEditor
 from ke_cli.methods.rows import Lookup, lookup_tokens, target_rows
 from ke_cli.models.editable import EditableModel
+
+WriteTurn = Callable[[int, Sequence[EditUnit], int, Sequence[Edit]], list[Edit]]
+"""Writes at a layer, of some units, the fact with a number; the edits that are already in place come last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,26 +57,19 @@ class Rome(ValueEditor):
         return self.edited_layers(depth) if self.covariance else []
 
     def edit(self, bench: Workbench, units: Sequence[EditUnit]) -> list[Edit]:
-        """Write the first fact of every unit, then the second of every unit that has one, and so on."""
-        edits = [NO_EDIT] * len(units)
-        for layer in self.edited_layers(bench.model.n_layers):
-            for turn in range(max(len(unit.requests) for unit in units)):
-                members = [i for i, unit in enumerate(units) if len(unit.requests) > turn]
-                requests = [units[i].requests[turn] for i in members]
-                written = self.write(bench, layer, requests, [edits[i] for i in members])
-                for i, edit in zip(members, written, strict=True):
-                    edits[i] = sum_of(edits[i], edit)
-        return edits
+        """Write the facts of a unit one after another, each seeing the earlier writes; all units together."""
+
+        def write(layer: int, members: Sequence[EditUnit], turn: int, before: Sequence[Edit]) -> list[Edit]:
+            return self.write(bench, layer, [unit.requests[turn] for unit in members], before)
+
+        return in_turns(units, self.edited_layers(bench.model.n_layers), write)
 
     def write(self, bench: Workbench, layer: int, requests: Sequence[Request], before: Sequence[Edit]) -> list[Edit]:
         """One rank-one edit per request, with ``before[i]`` already in place for request ``i``."""
         tokenizer, templates = bench.model.tokenizer, bench.templates(self.context())
         problems = [
             Problem(
-                (
-                    *target_rows(tokenizer, request, templates, "subject_last"),
-                    self.essence(tokenizer, request),
-                ),
+                (*target_rows(tokenizer, request, templates, "subject_last"), self.essence(tokenizer, request)),
                 edit=edit,
             )
             for request, edit in zip(requests, before, strict=True)
@@ -112,6 +108,18 @@ class Rome(ValueEditor):
         ]
 
 
+def in_turns(units: Sequence[EditUnit], layers: Sequence[int], write: WriteTurn) -> list[Edit]:
+    """Write the first fact of every unit, then the second of every unit that has one, and so on; layer by layer."""
+    edits = [NO_EDIT] * len(units)
+    for layer in layers:
+        for turn in range(max(len(unit.requests) for unit in units)):
+            members = [i for i, unit in enumerate(units) if len(unit.requests) > turn]
+            written = write(layer, [units[i] for i in members], turn, [edits[i] for i in members])
+            for i, edit in zip(members, written, strict=True):
+                edits[i] = sum_of(edits[i], edit)
+    return edits
+
+
 def kept_keys(solutions: Sequence[Solution], templates: int) -> Tensor:
     """Keys ``[n, t, m]`` of the problems' first ``t`` rows, which are those of the context templates."""
     kept = [solution.keys for solution in solutions if solution.keys is not None]
@@ -140,9 +148,7 @@ def template_activations(
     name = bench.model.projection_name(layer)
     sites = [Site(name, "input"), Site(name, "output")]
     found = read(bench.model, tokens, sites, edits=before, budget=bench.budget)
-    keys, outputs = (
-        found[site].reshape(len(requests), len(templates), -1) for site in sites
-    )  # [n * t, _] -> [n, t, _]
+    keys, outputs = (found[site].reshape(len(requests), len(templates), -1) for site in sites)  # from [n * t, _]
     return keys, outputs
 
 

@@ -24,9 +24,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero, check_at_least
 from ke_cli.data.types import EditUnit
 from ke_cli.engine.workbench import Workbench
-from ke_cli.methods.base import check_not_negative, check_positive
 from ke_cli.methods.integration import Integrating
 from ke_cli.methods.solves import isotropic_solve, projected_solve, quiet_directions, regularised_solve
 from ke_cli.methods.spread import Column, as_columns, subjects_of
@@ -53,8 +53,8 @@ class Rose(Integrating):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_not_negative(self, "lambda_")
-        check_positive(self, "nullspace_share")
+        check_at_least(self, 0, "lambda_")
+        check_above_zero(self, "nullspace_share")
 
     def covariance_layers(self, depth: int) -> list[int]:
         """All edited layers, unless the constraint needs no covariance."""
@@ -80,5 +80,5 @@ class Rose(Integrating):
 
     def _open(self, bench: Workbench, layer: int) -> Tensor:
         """Orthonormal basis of the directions that may be written to."""
-        made = lambda: quiet_directions(self.covariance(bench, layer), self.nullspace_share)  # noqa: E731
-        return bench.once(("quiet", layer, self.nullspace_share), made)
+        share = self.nullspace_share
+        return bench.once(("quiet", layer, share), lambda: quiet_directions(self.covariance(bench, layer), share))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ke_cli.data.types import EditUnit, Request
 from ke_cli.engine.covariance import Covariance
-from ke_cli.engine.edits import NO_EDIT, Edit, LowRank, Update, sum_of
+from ke_cli.engine.edits import NO_EDIT, Edit, LowRank, sum_of
 from ke_cli.engine.problems import Problem, Solution, Where
 from ke_cli.engine.reading import Site, Token, read
 from ke_cli.engine.workbench import Workbench
@@ -99,10 +99,6 @@ class SpreadEditor(ValueEditor):
         """What the residual is divided by when ``count`` layers are left to write, this one included."""
         return count
 
-    def change(self, bench: Workbench, layer: int, pair: LowRank) -> Update:
-        """The change that is really made at a layer, given ``R right(K)``."""
-        return pair
-
     def edit(self, bench: Workbench, units: Sequence[EditUnit]) -> list[Edit]:
         """Find the values, then write layer by layer, each layer seeing the writes below it."""
         return self._spread(bench, self.columns(bench, units), {})
@@ -143,7 +139,7 @@ class SpreadEditor(ValueEditor):
             goals = torch.stack([column.value for column in unit], dim=1).double()  # [d, n]
             right = self.right(bench, layer, keys[i]) if earlier is None else self.right(bench, layer, keys[i], earlier)
             pair = _pair((goals - hidden[i]) / share, right, unit[0].value.dtype)
-            written.append(sum_of(edits[i], Edit({name: self.change(bench, layer, pair)})))
+            written.append(sum_of(edits[i], Edit({name: pair})))
         if self.remembers and memory is not None and len(columns) == 1:
             memory[name] = remembered(earlier, keys[0]).to(columns[0][0].value.dtype)
         return written

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ke_cli.checks import check_above_zero, check_at_least
 from ke_cli.data.types import Request
 from ke_cli.engine.edits import Edit
 from ke_cli.engine.problems import MatchRow, Problem
 from ke_cli.engine.tokens import Prompt, encode
 from ke_cli.engine.workbench import Workbench
 from ke_cli.errors import UserError
-from ke_cli.methods.base import check_not_negative, check_positive
 from ke_cli.methods.rome import Rome
 from ke_cli.methods.rows import Essence, target_rows
 
@@ -54,8 +54,8 @@ class Top(Rome):
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         super().__post_init__()
-        check_positive(self, "subject_steps", "vec_loss_factor")
-        check_not_negative(self, "relation_offset")
+        check_above_zero(self, "subject_steps", "vec_loss_factor")
+        check_at_least(self, 0, "relation_offset")
 
     def edited_layers(self, depth: int) -> list[int]:
         """The configured layers; each must leave room for its relation feature."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ke_cli.data.types import Case, Probe
 from ke_cli.engine.queries import Answers, PredictionQuery, Query
 from ke_cli.metrics.answers import mean, predictions
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 from ke_cli.metrics.probes import check_categories
 
 GROUP = "locality/"
@@ -19,7 +19,7 @@ GROUP = "locality/"
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Metric):
     """The share of arg-max tokens that an edit leaves as they were, on everything that it must not touch.
 
     They are read where the tokens of the answer are predicted, each given those of the answer before it; the answer
@@ -46,11 +46,6 @@ class Agreement:
         kinds = ("neighborhood", "relation_specific", *self.categories)
         single = (Column(f"agreement_{kind}", f"Agree {kind.replace('_', ' ')}", main=False) for kind in kinds)
         return (Column("agreement", "Agree"), *single)
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
 
     def before(self, case: Case) -> Sequence[Query]:
         """Ask for the likeliest tokens."""

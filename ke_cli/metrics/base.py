@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -58,7 +59,10 @@ class Derived:
 
 
 class Metric(Protocol):
-    """From raw answers to named numbers. One file per family in this folder, one YAML in ``conf/metrics``."""
+    """From raw answers to named numbers. One file per family in this folder, one YAML in ``conf/metrics``.
+
+    Whoever derives from this class asks the unedited model nothing, and has no derived columns, unless told otherwise.
+    """
 
     @property
     def name(self) -> str:
@@ -71,23 +75,23 @@ class Metric(Protocol):
         ...
 
     @property
+    @abstractmethod
     def columns(self) -> Sequence[Column]:
         """The columns that `measure` fills for every case."""
-        ...
 
     @property
     def derived(self) -> Sequence[Derived]:
         """Columns computed from the means of others."""
-        ...
+        return ()
 
     def before(self, case: Case) -> Sequence[Query]:
         """What to ask the unedited model."""
-        ...
+        return ()
 
+    @abstractmethod
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """What to ask the edited model, given the answers of the unedited one."""
-        ...
 
+    @abstractmethod
     def measure(self, case: Case, before: Answers, after: Answers) -> Values:
         """Turn the answers into one value per column."""
-        ...

@@ -17,7 +17,7 @@ from pathlib import Path
 from ke_cli.data.types import Case
 from ke_cli.engine.queries import Answers, Query
 from ke_cli.metrics.answers import generated
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 from ke_cli.metrics.fluency import SampledText
 
 WORD = re.compile(r"\b\w\w+\b")
@@ -25,7 +25,7 @@ WORD = re.compile(r"\b\w\w+\b")
 
 
 @dataclass(frozen=True)
-class Consistency(SampledText):
+class Consistency(SampledText, Metric):
     """Cosine of the TF-IDF vectors of all texts of a case, and of all its reference texts, each joined to one.
 
     A word's weight is how often it stands there, times its inverse document frequency; words outside the vocabulary
@@ -65,15 +65,6 @@ class Consistency(SampledText):
     def columns(self) -> Sequence[Column]:
         """The cosine."""
         return (Column("consistency", "Consist."),)
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask for one text for each prompt."""

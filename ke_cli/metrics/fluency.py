@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case
 from ke_cli.engine.queries import Answers, Query, SampleQuery
 from ke_cli.metrics.answers import generated, mean
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 
 WEIGHTS = ((2, 2 / 3), (3, 4 / 3))
 """Length of n-grams, and the weight of their entropy."""
@@ -50,9 +51,7 @@ class SampledText:
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave no text."""
-        for name in ("length", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_at_least(self, 1, "length", "top_k")
 
     def texts(self, case: Case) -> list[SampleQuery]:
         """Return the queries for the texts of a case."""
@@ -64,12 +63,12 @@ class SampledText:
         return queries
 
     def _beginnings(self, case: Case) -> tuple[str, ...]:
-        given = case.generation_prompts if self.prompts != "edit" else ()
+        given = case.generation if self.prompts != "edit" else ()
         return given or (() if self.prompts == "generation" else (case.request.text,))
 
 
 @dataclass(frozen=True)
-class Fluency(SampledText):
+class Fluency(SampledText, Metric):
     """Entropy of the n-grams of sampled texts, averaged over the texts of a case.
 
     That of a text is ``(2/3 H_2 + 4/3 H_3) / 2``, with ``H_n`` the entropy, in bits, of the distribution of its n-grams
@@ -84,15 +83,6 @@ class Fluency(SampledText):
     def columns(self) -> Sequence[Column]:
         """The entropy."""
         return (Column("fluency", "Fluency"),)
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask for one text for each prompt."""

@@ -21,18 +21,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case, Request
 from ke_cli.engine.queries import Answers, Fact, Geometry, GeometryQuery, Query
 from ke_cli.metrics.answers import mean
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 
 
 @dataclass(frozen=True)
-class EditGeometry:
+class EditGeometry(Metric):
     """Means over the edited layers, the instructions that name the subject literally, and the random directions.
 
     Args:
@@ -59,8 +60,7 @@ class EditGeometry:
         ascending = all(low < high for low, high in itertools.pairwise((0, *self.radii)))
         if not (self.radii and ascending and math.isfinite(self.radii[-1])):
             raise ValueError(f"radii: expected ascending numbers above 0, got {list(self.radii)}")
-        if self.n_directions < 1:
-            raise ValueError(f"n_directions: expected at least 1, got {self.n_directions}")
+        check_at_least(self, 1, "n_directions")
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -75,15 +75,6 @@ class EditGeometry:
             Column("gradient_cosine", "Grad. cos.", "up", 1),
         )
 
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """Nothing."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
-
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask for the geometry around the case's fact."""
         return [self._query(case)]
@@ -93,9 +84,9 @@ class EditGeometry:
         found = after[self._query(case)]
         assert isinstance(found, Geometry)
         return {
-            "drift": _mean(itertools.chain(*found.drift)),
-            "drift_gain": _mean(found.drift_gain),
-            "realised_deviation": _mean(itertools.chain(*found.realised_deviation)),
+            "drift": mean(itertools.chain(*found.drift)),
+            "drift_gain": mean(found.drift_gain),
+            "realised_deviation": mean(itertools.chain(*found.realised_deviation)),
             "tolerance": mean(found.tolerances),
             "sharpness": found.sharpness,
             "sharpness_random": found.sharpness_random,
@@ -117,8 +108,3 @@ class EditGeometry:
 
 def _fact(request: Request) -> Fact:
     return request.prompt, request.subject, request.target_new
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the numbers that are defined."""
-    return mean(value for value in values if value is not None)

@@ -7,10 +7,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case, Probe
 from ke_cli.engine.queries import Answers, InstructionQuery, Query
 from ke_cli.metrics.answers import generated, held_out, mean
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Derived, Metric, Values
 
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 ARTICLES = frozenset({"a", "an", "the"})
@@ -20,7 +21,7 @@ Test = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True)
-class InstructionFollowing:
+class InstructionFollowing(Metric):
     """The fact asked as an instruction, answered by greedy decoding.
 
     Exact: the first sentence of the text is the new object, after `normalized`. Contains: the words of the new
@@ -38,8 +39,7 @@ class InstructionFollowing:
 
     def __post_init__(self) -> None:
         """Refuse a length that leaves no text."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}")
+        check_at_least(self, 1, "max_new_tokens")
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -54,10 +54,6 @@ class InstructionFollowing:
     def derived(self) -> Sequence[Derived]:
         """The share of subjects whose facts are all recalled."""
         return (Derived("subjects_recalled", "Subjects", "all_in_unit", ("instruction_exact",)),)
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask every instruction."""

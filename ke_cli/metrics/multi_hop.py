@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import MULTI_HOP, Case, Probe
 from ke_cli.engine.queries import Answers, InstructionQuery, Query, TargetQuery
 from ke_cli.metrics.answers import generated, mean, score
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 from ke_cli.metrics.instruction import contains, is_exact
 
 Right = Callable[[Probe], bool]
@@ -19,7 +20,7 @@ Right = Callable[[Probe], bool]
 
 
 @dataclass(frozen=True)
-class MultiHop:
+class MultiHop(Metric):
     """The share of questions that are answered right in one phrasing at least, by any of the right answers.
 
     Exact and contains: greedy text, asked as in instruction following; the first sentence is a right answer, or one
@@ -37,8 +38,7 @@ class MultiHop:
 
     def __post_init__(self) -> None:
         """Refuse a length that leaves no text."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}")
+        check_at_least(self, 1, "max_new_tokens")
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -48,15 +48,6 @@ class MultiHop:
             Column("multi_hop_contains", "M-hop contains", main=False),
             Column("multi_hop_forced", "M-hop forced"),
         )
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask every phrasing, for a text and for each of the right answers."""

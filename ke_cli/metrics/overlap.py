@@ -9,16 +9,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case
 from ke_cli.engine.queries import Answers, InstructionQuery, Query
 from ke_cli.metrics.answers import generated, mean
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 
 WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Metric):
     """ROUGE-L of the new object and greedy text, on the edit prompt and on paraphrases.
 
     With ``m`` the length of the longest common subsequence of words (in lower case, punctuation left out), recall is
@@ -36,8 +37,7 @@ class Overlap:
 
     def __post_init__(self) -> None:
         """Refuse a length that leaves no text."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}")
+        check_at_least(self, 1, "max_new_tokens")
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -48,15 +48,6 @@ class Overlap:
             Column("rouge_l_recall_paraphrase", "P R-L recall"),
             Column("rouge_l_paraphrase", "P R-L", main=False),
         )
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask the edit prompt and the paraphrases."""

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 from ke_cli.data.types import MULTI_HOP, Case, Probe
 from ke_cli.engine.queries import Answers, Query, TargetQuery
 from ke_cli.metrics.answers import mean, score
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 from ke_cli.metrics.token_accuracy import share_of_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeAccuracy:
+class ProbeAccuracy(Metric):
     """Teacher-forced accuracy on the probes of a group, for all categories together and one by one.
 
     A probe counts with the share of its answer's tokens that are the arg-max, as in the published programs; the column
@@ -48,15 +48,6 @@ class ProbeAccuracy:
                 for category in self.categories
             ),
         )
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask for the answers of every probe of the group."""

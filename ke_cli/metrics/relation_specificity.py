@@ -9,14 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case
 from ke_cli.engine.queries import Answers, Query, TargetQuery, TokenQuery, TopTokens, TopTokensQuery
 from ke_cli.metrics.answers import mean, score, top_tokens
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 
 
 @dataclass(frozen=True)
-class RSpecificity:
+class RSpecificity(Metric):
     """R-Specificity, on prompts about the same subject and other relations.
 
     Before the edit ``t0`` is the likeliest next token that says something: the first of the ``top_k`` whose
@@ -52,8 +53,7 @@ class RSpecificity:
 
     def __post_init__(self) -> None:
         """Refuse a number or a file that is none."""
-        if self.top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
+        check_at_least(self, 1, "top_k")
         try:
             _ = self.words
         except (OSError, ValueError, RuntimeError) as error:
@@ -71,11 +71,6 @@ class RSpecificity:
     def columns(self) -> Sequence[Column]:
         """Success, and accuracy on gold answers."""
         return (Column("r_specificity", "RS"), Column("r_specificity_gold", "RS-gold"))
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
 
     def before(self, case: Case) -> Sequence[Query]:
         """Ask for the likeliest tokens, and for the gold answers."""

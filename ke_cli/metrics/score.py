@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from ke_cli.data.types import Case
 from ke_cli.engine.queries import Answers, Query
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Derived, Metric, Values
 
 PARTS = ("efficacy", "paraphrase", "neighborhood", "r_specificity")
 
 
 @dataclass(frozen=True)
-class HarmonicScore:
+class HarmonicScore(Metric):
     """The harmonic mean of ES, PS, NS and R-Specificity over all cases; of those of them that are measured.
 
     ``score_arith`` is their arithmetic mean, which some published tables call Score.
@@ -34,10 +34,6 @@ class HarmonicScore:
             Derived("score", "Score", "harmonic", PARTS),
             Derived("score_arith", "Score arith.", "arithmetic", PARTS, main=False),
         )
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask nothing."""

@@ -14,14 +14,14 @@ nothing to compare with: success and magnitude are None, and accuracy is that of
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ke_cli.data.types import Case, Probe
 from ke_cli.engine.queries import Answers, Query, TargetQuery
 from ke_cli.metrics.answers import held_out, mean, score
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class Duel:
         return float(score(answers, self.winner).all_hit)
 
 
-class DuelMetric(ABC):
-    """A family of three columns over the duels of a case; nothing is asked of the unedited model."""
+class DuelMetric(Metric):
+    """A family of three columns over the duels of a case."""
 
     name: str
     version: int
@@ -77,15 +77,6 @@ class DuelMetric(ABC):
             Column(f"{self.name}_magnitude", f"{self.letter}M", main=False),
             Column(f"{self.name}_accuracy", f"{self.letter}-acc", main=False),
         )
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask for both objects after each prompt."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from ke_cli.data.types import Case, Probe
 from ke_cli.engine.queries import Answers, Query, Score, TargetQuery
 from ke_cli.metrics.answers import mean, score
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 
 
 @dataclass(frozen=True)
-class TokenAccuracy:
+class TokenAccuracy(Metric):
     """The share of the answer's tokens that are the arg-max, each given those before it.
 
     The answer is the new object on the edit prompt and on paraphrases; on neighborhood prompts it is the answer of the
@@ -30,15 +30,6 @@ class TokenAccuracy:
             Column("token_accuracy_paraphrase", "P-tok"),
             Column("token_accuracy_neighborhood", "N-tok"),
         )
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask for the answer after each prompt."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case
 from ke_cli.engine.queries import Answers, ContinuationQuery, Query, TargetQuery
 from ke_cli.metrics.answers import generated, mean, score
-from ke_cli.metrics.base import Column, Derived, Values
+from ke_cli.metrics.base import Column, Metric, Values
 from ke_cli.metrics.instruction import contains, is_exact
 from ke_cli.metrics.token_accuracy import share_of_tokens
 
@@ -21,7 +22,7 @@ PREFIXES = ("wild", "wild_paraphrase")
 
 
 @dataclass(frozen=True)
-class InTheWild:
+class InTheWild(Metric):
     """Greedy text after the bare prompt, without a template, against teacher forcing on the same prompt.
 
     Exact and containment are those of instruction following. Forced is the share of the new object's tokens that are
@@ -39,8 +40,7 @@ class InTheWild:
 
     def __post_init__(self) -> None:
         """Refuse a length that leaves no text."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}")
+        check_at_least(self, 1, "max_new_tokens")
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -56,15 +56,6 @@ class InTheWild:
                 ("gap", prefix == "wild"),
             )
         )
-
-    @property
-    def derived(self) -> Sequence[Derived]:
-        """None."""
-        return ()
-
-    def before(self, case: Case) -> Sequence[Query]:
-        """Ask nothing."""
-        return ()
 
     def after(self, case: Case, before: Answers) -> Sequence[Query]:
         """Ask for a text and for the new object after each prompt."""

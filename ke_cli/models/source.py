@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ke_cli.errors import UserError
+from ke_cli.paths import BUNDLED
 
 Quantization = Literal["4bit", "8bit"]
 """How many bits the weights of linear layers are packed into."""
 
 QUANTIZATION: Final[dict[str, Quantization]] = {"4bit": "4bit", "8bit": "8bit"}
 """By name."""
-
-BUNDLED = "bundled:"
-"""Prefix of a path that names a model folder inside the package."""
 
 
 @dataclass(frozen=True, kw_only=True)

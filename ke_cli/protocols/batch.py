@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case, EditUnit
 from ke_cli.protocols.crowd import aware, batches
 
@@ -18,23 +20,15 @@ class Batch:
         distinct_relations: Of facts with one subject and relation, which contradict each other, keep the first.
     """
 
+    independent: ClassVar[bool] = True
+    groups_cases: ClassVar[bool] = False
+
     size: int
     distinct_relations: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a size that holds nothing."""
-        if self.size < 1:
-            raise ValueError(f"size: expected at least 1, got {self.size}")
-
-    @property
-    def independent(self) -> bool:
-        """Every batch is written into the unedited model."""
-        return True
-
-    @property
-    def groups_cases(self) -> bool:
-        """A limit of the data set counts facts, not batches."""
-        return False
+        check_at_least(self, 1, "size")
 
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:
         """Return one unit for each batch, named by the numbers of its facts.

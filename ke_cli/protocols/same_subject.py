@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.relation_prompts import related
 from ke_cli.data.types import MULTI_HOP, Case, EditUnit, Probe
 from ke_cli.errors import UserError
@@ -27,26 +29,16 @@ class SameSubject:
             true object would contradict each other.
     """
 
+    independent: ClassVar[bool] = True
+    groups_cases: ClassVar[bool] = True
+
     min_facts: int = 2
     max_facts: int = 8
     distinct_relations: bool = True
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing."""
-        if self.min_facts < 1:
-            raise ValueError(f"min_facts: expected at least 1, got {self.min_facts}")
-        if self.max_facts < 1:
-            raise ValueError(f"max_facts: expected at least 1, got {self.max_facts}")
-
-    @property
-    def independent(self) -> bool:
-        """Every subject is written into the unedited model."""
-        return True
-
-    @property
-    def groups_cases(self) -> bool:
-        """All facts of a subject are wanted, so a limit of the data set counts subjects."""
-        return True
+        check_at_least(self, 1, "min_facts", "max_facts")
 
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:
         """Return one unit for each subject, named like its first case.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from ke_cli.checks import check_at_least
 from ke_cli.data.types import Case, EditUnit
 from ke_cli.protocols.crowd import aware, batches, unit_of
 
@@ -27,6 +29,9 @@ class Sequential:
         save_every: Batches after which the state is saved, besides at every checkpoint.
     """
 
+    independent: ClassVar[bool] = False
+    groups_cases: ClassVar[bool] = False
+
     size: int
     checkpoints: tuple[int, ...] | None = None
     every: int | None = None
@@ -38,25 +43,12 @@ class Sequential:
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing, and checkpoints inside a batch."""
-        for name in ("size", "every", "save_every", "ability_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        check_at_least(self, 1, "size", "every", "save_every", "ability_limit")
         for name, numbers in (("every", (self.every,)), ("checkpoints", self.checkpoints or ())):
             for number in numbers:
                 if number is not None and (number < 1 or number % self.size):
                     nearest = max(1, round(number / self.size)) * self.size
                     raise ValueError(f"{name}: {number} facts are not whole batches of {self.size} (try {nearest})")
-
-    @property
-    def independent(self) -> bool:
-        """Every batch is written on top of the earlier ones."""
-        return False
-
-    @property
-    def groups_cases(self) -> bool:
-        """A limit of the data set counts facts, not batches."""
-        return False
 
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:
         """Return one unit for each batch, in the order in which they are written.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from ke_cli.data.types import Case, EditUnit
 from ke_cli.errors import UserError
@@ -13,15 +14,8 @@ from ke_cli.errors import UserError
 class Single:
     """One unit for each case, named like the case; cases that share a `Case.group` are one unit, named like that."""
 
-    @property
-    def independent(self) -> bool:
-        """Every case is written into the unedited model."""
-        return True
-
-    @property
-    def groups_cases(self) -> bool:
-        """A unit is a case."""
-        return False
+    independent: ClassVar[bool] = True
+    groups_cases: ClassVar[bool] = False
 
     def units(self, cases: Sequence[Case]) -> list[EditUnit]:
         """Return one unit for each case or group of cases, in the order in which they first appear.

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ke_cli.results.files import open_plain
-from ke_cli.results.journal import CASES_FILE, is_sealed
+from ke_cli.results.journal import CASES_FILE, head_of, is_sealed
 from ke_cli.results.reader import Run
 from ke_cli.results.strict_json import load_object
 
-RAW_START = b',"before":'
 _ID = re.compile(rb'"case_id":"((?:[^"\\]|\\.)*)"')
 _COUNTS = ("n_edits", "checkpoint")
 
@@ -68,7 +67,7 @@ def details(run: Run, ids: Collection[str], *, answers: bool = True) -> dict[str
 def tells_edits(path: Path) -> bool:
     """Whether the first case of a run directory says how many edits the model carried."""
     with suppress(OSError, ValueError), open_plain(path / CASES_FILE) as stream:
-        return _edits(load_object(_head(stream.readline()))) is not None
+        return _edits(load_object(head_of(stream.readline()))) is not None
     return False
 
 
@@ -85,7 +84,7 @@ def _lines(stream: BinaryIO, wanted: Collection[str], answers: bool) -> Iterator
         case_id = _id_of(text)
         if case_id is None or case_id in wanted:
             with suppress(ValueError, RecursionError):
-                raw = load_object(text if answers else _head(text), sealed=is_sealed(text))
+                raw = load_object(text if answers else head_of(text), sealed=is_sealed(text))
                 if raw.get("case_id") in wanted:
                     yield raw["case_id"], raw
 
@@ -96,11 +95,6 @@ def _id_of(text: bytes) -> str | None:
     if match is None or b"\\" in match[1]:
         return None
     return match[1].decode("utf-8", errors="replace")
-
-
-def _head(text: bytes) -> bytes:
-    end = text.find(RAW_START)
-    return text[:end] + b"}" if end >= 0 else text
 
 
 def _agrees(run: Run, place: int, raw: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import signal
 import stat
 import threading
@@ -39,7 +40,7 @@ def write_whole(path: Path, chunks: Iterable[bytes], *, durable: bool = True) ->
     Raises:
         OSError: The file system refuses; the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as stream:
             stream.writelines(chunks)

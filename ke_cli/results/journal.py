@@ -191,14 +191,18 @@ def decode(text: bytes, *, whole: bool) -> CaseLine:
     if not text.endswith(b"\n"):
         raise ValueError("torn: no end of line")
     sealed = is_sealed(text)  # then it is as it was written, and nobody looks for keys that stand twice
-    end = text.find(_RAW_START)
-    if sealed and not whole and end >= 0:
-        head = text[:end] + b"}"
+    if sealed and not whole and (head := head_of(text)) is not text:
         with suppress(ValueError):
             return CaseLine.parse_plain(head)
         with suppress(ValueError):
             return CaseLine.parse(load_object(head, sealed=True))
     return CaseLine.parse(load_object(text, sealed=sealed))
+
+
+def head_of(text: bytes) -> bytes:
+    """A stored line without its raw answers; the line itself where it has none."""
+    end = text.find(_RAW_START)
+    return text[:end] + b"}" if end >= 0 else text
 
 
 @dataclass(frozen=True, slots=True)

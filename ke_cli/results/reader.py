@@ -16,12 +16,9 @@ from ke_cli.results.cases import CaseTable
 from ke_cli.results.files import open_plain
 from ke_cli.results.held import why
 from ke_cli.results.journal import CASES_FILE, Block, CaseLine, scan, without_tail
-from ke_cli.results.record import RUN_FILE, RunRecord
+from ke_cli.results.record import LARGEST_RECORD, RUN_FILE, RunRecord
 from ke_cli.results.strict_json import load_object
 from ke_cli.results.text import printable
-
-LARGEST_RECORD = 1 << 26
-"""Bytes of a ``run.json`` that are read."""
 
 HUGE = 1e100
 """From here on sums of values may overflow; no metric comes near it."""

@@ -15,6 +15,9 @@ from ke_cli.results.journal import SCHEMA
 from ke_cli.results.text import printable
 
 RUN_FILE = "run.json"
+LARGEST_RECORD = 1 << 26
+"""Bytes of a ``run.json`` that are read."""
+
 STATUSES = ("running", "complete", "interrupted", "failed")
 KINDS = ("mean", "harmonic", "arithmetic", "all_in_unit")
 OPERATIONAL = frozenset(

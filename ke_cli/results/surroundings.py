@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ke_cli.results.files import open_plain
-from ke_cli.results.record import RUN_FILE, Scalar, flat
+from ke_cli.results.record import LARGEST_RECORD, RUN_FILE, Scalar, flat
 from ke_cli.results.strict_json import load_object
 from ke_cli.results.text import printable
 
 PARTS = ("versions", "git", "hardware", "computed_on", "model", "dataset", "references", "batch_tokens")
 SINGLE = ("started_at", "wall_s", "peak_memory_bytes", "context_templates", "notes")
-LARGEST = 1 << 26
-"""Bytes of a ``run.json`` that are read."""
 
 
 def surroundings(folder: Path) -> dict[str, Scalar]:
@@ -34,7 +32,7 @@ def surroundings(folder: Path) -> dict[str, Scalar]:
 
 def _raw(folder: Path) -> Mapping[str, Any]:
     with suppress(OSError, ValueError, RecursionError), open_plain(folder / RUN_FILE) as stream:
-        return load_object(stream.read(LARGEST))
+        return load_object(stream.read(LARGEST_RECORD))
     return {}
 
 

@@ -79,11 +79,6 @@ class Following:
             record["checkpoints"] = [lifelong.told(0)]
         return cls(plan, lifelong, record, place)
 
-    @property
-    def count(self) -> int:
-        """How many steps there are: batches and checkpoints."""
-        return self.lifelong.count
-
     def stored(self, progress: Progress) -> Iterator[None]:
         """Do all steps; yields when a checkpoint is stored.
 

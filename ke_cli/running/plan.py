@@ -29,7 +29,7 @@ from ke_cli.models.headers import (
 from ke_cli.models.loading import device_of
 from ke_cli.models.source import ModelSource
 from ke_cli.protocols.base import SequenceProtocol
-from ke_cli.report.pace import sized as _size
+from ke_cli.report.pace import sized
 from ke_cli.running import partition
 from ke_cli.running.cautions import cautions
 from ke_cli.running.partition import Units
@@ -178,7 +178,7 @@ class Plan:
         weights = shape.parameters * shape.itemsize
         statistics = self._statistics(shape.layers, shape.mlp_width)
         batch = budget.tokens * shape.bytes_per_token(self._lowest(shape.layers))
-        return f"{_size(weights)} weights + {_size(statistics)} statistics + {_size(batch)} activations of a full batch"
+        return f"{sized(weights)} weights + {sized(statistics)} statistics + {sized(batch)} activations of a full batch"
 
     def _lowest(self, depth: int) -> int:
         """The lowest edited layer; what is added there is felt in all layers above."""

@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Loaded:
     """A loaded model, what it was loaded from, and how it was then."""
 
     source: ModelSource
@@ -49,7 +49,7 @@ class Worker:
         """Begin with nothing."""
         self._gpus = gpus
         self._lease: Lease | None = None
-        self._held: Held | None = None
+        self._held: Loaded | None = None
 
     def load(self, source: ModelSource, gpu: GpuConfig, say: Say) -> EditableModel:
         """The model of a source, on this worker's GPU; loaded only if the one that is held is another.
@@ -71,7 +71,7 @@ class Worker:
         self._held = None
         release_unused()
         model = loading.load(source)
-        self._held = Held(source, files, model, ModelState.of(model))
+        self._held = Loaded(source, files, model, ModelState.of(model))
         return model
 
     def _placed(self, source: ModelSource, gpu: GpuConfig, say: Say) -> ModelSource:

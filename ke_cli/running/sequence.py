@@ -92,12 +92,6 @@ class Lifelong:
         begun = state if state.facts <= len(stages[0].cases) else State()
         return cls(plan, plan.sequence, bench, file, stages, begun, cache, keeper)
 
-    @property
-    def count(self) -> int:
-        """How many steps there are to be."""
-        last = len(self.stages[-1].cases)
-        return len(self.stages) + sum(1 for _ in self._batches(self.begun.facts, last))
-
     def steps(self) -> Iterator[Step]:
         """Write and evaluate until all stages are done; what is yielded is done but not stored."""
         state = self.begun

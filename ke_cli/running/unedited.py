@@ -15,10 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +45,7 @@ from ke_cli.engine.scoring import answer
 from ke_cli.engine.workbench import Workbench
 from ke_cli.models.editable import EditableModel
 from ke_cli.provenance import computed_on, environment
+from ke_cli.results.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +123,15 @@ class AnswerCache:
         except ValueError:
             return
         try:
-            _replace(self._path(identity), _head(identity) + found + _tail(found))
+            self._put(self._path(identity), _head(identity) + found + _tail(found))
         except OSError as error:
             log.warning("answers of the unedited model cannot be kept in %s (%s): going on without", self.folder, error)
             self._writable = False
+
+    def _put(self, path: Path, content: bytes) -> None:
+        """Put a whole file in its place without waiting for the disk: one that a power cut tears is noticed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, [content], durable=False)
 
     def _identity(self, queries: Sequence[Query], tokens: int) -> tuple[list[Query], str]:
         """The questions in the order in which their answers are kept, and the identity of the file as JSON."""
@@ -245,20 +248,3 @@ def _dump(value: Any) -> str:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a whole file in its place without waiting for the disk: a file that a power cut tears is noticed.
-
-    Raises:
-        OSError: The file system refuses.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ke_cli.config.files import digests, fingerprint, folders_of
@@ -19,7 +21,7 @@ from ke_cli.interrupts import terminable
 from ke_cli.provenance import now
 from ke_cli.results.files import explained
 from ke_cli.results.sweep_log import held_sweep
-from ke_cli.results.sweeps import COMPLETE, DIED, FAILED, INTERRUPTED, PLANNED, Job, read_sweep
+from ke_cli.results.sweeps import COMPLETE, DIED, FAILED, INTERRUPTED, PLANNED, Job, read_list, read_sweep
 from ke_cli.sweeping.sweep import FOLDER, announce, cases_of, refuse_changed_files
 
 Overrides = tuple[str, ...]
@@ -152,3 +154,22 @@ def _print_table(directories: Sequence[Path]) -> None:
     from ke_cli.report.summary import print_run_table
 
     print_run_table(directories, Console())
+
+
+class SweepCallback(Callback):
+    """Watches a sweep from the process that started it; named in the hydra section of the configuration."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tell the jobs where the sweep is."""
+        announce(config.hydra)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print how the jobs ended, where another sweeper than our own has not done so.
+
+        Raises:
+            SystemExit: With code 1 if a job failed.
+        """
+        folder = Path(os.environ[FOLDER])
+        quiet = is_quiet(config)
+        if not read_list(folder).started_at and not conclude(folder, quiet=quiet):
+            raise SystemExit(1)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
+from ke_cli.checks import check_at_least
 from ke_cli.config.validation import raise_problems, validate
 
 T = TypeVar("T")
@@ -29,7 +30,8 @@ class JoblibSettings:
 
     def __post_init__(self) -> None:
         """Refuse what leaves nobody to work."""
-        _at_least(self, n_jobs=1, threads=1, grace_s=0)
+        check_at_least(self, 1, "n_jobs", "threads")
+        check_at_least(self, 0, "grace_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class SubmititSettings:
 
     def __post_init__(self) -> None:
         """Refuse what no job could end under."""
-        _at_least(self, timeout_min=1, signal_delay_s=1, max_num_timeout=0, array_parallelism=1)
+        check_at_least(self, 1, "timeout_min", "signal_delay_s", "array_parallelism")
+        check_at_least(self, 0, "max_num_timeout")
         if self.signal_delay_s >= 60 * self.timeout_min:
             raise ValueError(f"signal_delay_s: expected less than timeout_min, got {self.signal_delay_s}")
 
@@ -142,9 +145,3 @@ def checked(kind: type[T], given: Mapping[str, Any]) -> T:
     raise_problems(problems)
     assert isinstance(built, kind)
     return built
-
-
-def _at_least(settings: object, **least: float) -> None:
-    for name, value in least.items():
-        if getattr(settings, name) < value:
-            raise ValueError(f"{name}: expected at least {value}, got {getattr(settings, name)}")

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 
 from ke_cli.config.files import changed, edited, fingerprint, folders_of
 from ke_cli.config.identity import run_dir
@@ -177,24 +175,3 @@ def _changed_files(names: Sequence[str]) -> UserError:
         where=", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
         hint="start the same sweep again: what is complete, and means the same as before, is skipped",
     )
-
-
-class SweepCallback(Callback):
-    """Watches a sweep from the process that started it; named in the hydra section of the configuration."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell the jobs where the sweep is."""
-        announce(config.hydra)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print how the jobs ended, where another sweeper than our own has not done so.
-
-        Raises:
-            SystemExit: With code 1 if a job failed.
-        """
-        from ke_cli.sweeping.conduct import conclude, is_quiet
-
-        folder = Path(os.environ[FOLDER])
-        quiet = is_quiet(config)
-        if not read_list(folder).started_at and not conclude(folder, quiet=quiet):
-            raise SystemExit(1)

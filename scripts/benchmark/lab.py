@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmark.shapes import SHAPES, local_tokenizer, random_model
-from ke_cli.config import BUNDLED, compose_run
+from ke_cli.config import compose_run
 from ke_cli.data.text import TextSource
 from ke_cli.data.types import EditUnit
 from ke_cli.engine.batching import Budget
@@ -28,6 +28,7 @@ from ke_cli.errors import UserError
 from ke_cli.models.editable import EditableModel
 from ke_cli.models.loading import device_of, load
 from ke_cli.models.source import ModelSource
+from ke_cli.paths import BUNDLED
 from ke_cli.running.plan import Plan, make_plan
 
 ATLAS = "atlas"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dummies import CHOICES, DummyEditor, DummyMetric
-from ke_cli.config import BUNDLED, compose_run
+from ke_cli.config import compose_run
 from ke_cli.errors import UserError
+from ke_cli.paths import BUNDLED
 
 
 def test_everything_arrives_as_one_frozen_object(compose) -> None:

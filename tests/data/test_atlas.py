@@ -73,7 +73,7 @@ def test_the_first_cases_mix_types_of_subjects(facts: Facts) -> None:
     [({"limit": 0}, "limit"), ({"limit": -3}, "limit"), ({"offset": -1}, "offset"), ({"neighbors": 1}, "neighbors")],
 )
 def test_numbers_out_of_range_are_refused(arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=f"{message}: allowed is .* got {arguments[message]}"):
+    with pytest.raises(ValueError, match=f"{message}: expected at least .* got {arguments[message]}"):
         Atlas(**arguments)
 
 

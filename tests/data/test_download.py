@@ -14,8 +14,9 @@ import pytest
 
 from counterfact_files import record
 from ke_cli.data.counterfact import CounterFact
-from ke_cli.data.download import cache_dir, fetch
+from ke_cli.data.download import fetch
 from ke_cli.errors import UserError
+from ke_cli.paths import cache_dir
 
 CONTENT = json.dumps([record()]).encode()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -18,7 +18,7 @@ REQUEST = Request("{} lives in", "Ann", "Oslo", "Rome", "P551")
 def test_the_answers_of_a_probe() -> None:
     assert Probe("x").answers == ()
     assert Probe("x", "Oslo", aliases=("Christiania",)).answers == ("Oslo", "Christiania")
-    assert Case("1", REQUEST, generation=("Ann is",)).generation_prompts == ("Ann is",)
+    assert Case("1", REQUEST, generation=("Ann is",)).generation == ("Ann is",)
 
 
 def test_a_case_without_the_later_fields_has_its_old_hash() -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ke_cli.engine.batching import Budget, Size, by_length, in_batches, packed, rows_of
+from ke_cli.engine.batching import Budget, Size, in_batches, packed, rows_of
 from ke_cli.engine.queries import GeometryQuery, InstructionQuery, TargetQuery, TopTokensQuery
 from ke_cli.engine.reading import Site, Token, read
 from ke_cli.engine.scoring import answer
@@ -42,7 +42,7 @@ sizes_strategy = st.lists(st.builds(Size, st.integers(1, 9), st.integers(1, 60),
 
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 2000))
 def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = by_length(lengths, budget)
+    batches = packed(rows_of(lengths), budget)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         longest = max(lengths[index] for index in batch)
@@ -53,7 +53,7 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=40))
 def test_no_two_neighbouring_batches_would_fit_together(lengths: list[int]) -> None:
-    batches = by_length(lengths, 64)
+    batches = packed(rows_of(lengths), 64)
     for first, second in pairwise(batches):
         assert lengths[first[0]] * (len(first) + 1) > 64 or len(second) == 0
 

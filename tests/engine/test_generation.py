@@ -165,7 +165,6 @@ class TestTemplates:
         assert bare == "{}" and first.startswith("The") and len(rest) == 2
         assert all(t.count("{}") == 1 and t.endswith(". {}") for t in templates[1:])
         assert bench.templates(self.SPEC) is bench.templates(ContextSpec((("The", 4, 1), ("", 3, 2))))
-        assert bench.used_templates == {self.SPEC: templates}
 
     def test_sampled_anew_they_are_the_same(self, model: EditableModel, tmp_path: Any) -> None:
         first = bench_of(model, tmp_path).templates(self.SPEC)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ke_cli.data.text import TextSource
 from ke_cli.engine import kept, moments
-from ke_cli.engine.statistics import CheckpointFile, StatisticsSpec, StatisticsStore
+from ke_cli.engine.statistics import BookmarkFile, StatisticsSpec, StatisticsStore
 from ke_cli.models.editable import EditableModel
 
 from .benches import documents, load_tiny, write_text
@@ -83,7 +83,7 @@ def break_off(store: StatisticsStore, model: EditableModel, where: str = "run", 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save after every batch, and let windows be short."""
-    monkeypatch.setattr(CheckpointFile, "due", lambda _: True)
+    monkeypatch.setattr(BookmarkFile, "due", lambda _: True)
     monkeypatch.setattr(moments, "WINDOW", 400)
 
 
@@ -198,11 +198,11 @@ def test_saving_takes_a_thirtieth_of_the_time(tmp_path: Path, monkeypatch: pytes
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     file = kept.Kept(tmp_path / "unfinished.safetensors", {})
-    checkpoint = CheckpointFile(file, 60)
+    bookmark = BookmarkFile(file, 60)
     now += 59
-    assert not checkpoint.due()
+    assert not bookmark.due()
     now += 2
-    assert checkpoint.due()
+    assert bookmark.due()
 
     def slow(*_: Any, **__: Any) -> None:
         nonlocal now
@@ -210,11 +210,11 @@ def test_saving_takes_a_thirtieth_of_the_time(tmp_path: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(kept.Kept, "save", slow)
-        checkpoint.save({})
+        bookmark.save({})
     now += 299
-    assert not checkpoint.due()
+    assert not bookmark.due()
     now += 2
-    assert checkpoint.due()
+    assert bookmark.due()
 
 
 KILLED = """
@@ -224,8 +224,8 @@ sys.path.insert(0, sys.argv[2])
 from engine.benches import load_tiny
 from engine.test_resume import LAYERS, store_at
 from ke_cli.engine import moments
-from ke_cli.engine.statistics import CheckpointFile
-CheckpointFile.due = lambda self: True
+from ke_cli.engine.statistics import BookmarkFile
+BookmarkFile.due = lambda self: True
 moments.WINDOW = 400
 run = moments.run
 moments.run = lambda *args: (time.sleep(0.05), run(*args))

@@ -39,7 +39,7 @@ def refused(ke_run: Command, outputs: Path, loads: list[str]) -> Any:
         ("protocol=samesubject", ["unknown protocol 'samesubject'", "did you mean 'same_subject'?"]),
         ("+dataset.limits=3", ["dataset.limits: unknown key; did you mean 'limit'?"]),
         ("method.layers=2", ["method.layers: expected a list, got 2"]),
-        ("dataset.limit=0", ["dataset.limit: allowed is null or a number from 1, got 0"]),
+        ("dataset.limit=0", ["dataset.limit: expected at least 1, got 0"]),
     ],
 )
 def test_what_the_configuration_does_not_have(

@@ -192,7 +192,7 @@ def test_a_full_folder_is_told_of_once_and_still_read(
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(unedited.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     for number in range(5):
         asked = TokenQuery("p", number)
         cache.write([asked], {asked: Score((1.0,), (True,))})

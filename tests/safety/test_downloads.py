@@ -20,8 +20,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ke_cli.data import download
-from ke_cli.data.download import CHUNK_BYTES, cache_dir, fetch
+from ke_cli.data.download import CHUNK_BYTES, fetch
 from ke_cli.errors import UserError
+from ke_cli.paths import cache_dir
 from safety.hostile import is_calm, why_not_calm
 
 ROOT = Path(__file__).resolve().parents[2]
