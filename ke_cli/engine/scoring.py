@@ -1,7 +1,8 @@
 """Answering queries: teacher-forced scores, most likely tokens and greedy text, for many edits in one batch.
 
 Rows are shared: a prompt that is asked with two targets of one token each is one row, and a row that begins another
-is read off the longer one (causality). Logits are computed only where something is scored.
+is read off the longer one (causality). Logits are computed only where something is scored, and once for all that is
+scored behind the same tokens, so that equal probabilities are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ class _Want:
 
     edit: int
     ids: tuple[int, ...]
-    position: int
+
+    @property
+    def position(self) -> int:
+        """Index of the token at which it is read."""
+        return len(self.ids) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +120,10 @@ def _plan(model: EditableModel, edit: int, query: Scored) -> list[tuple[_Want, _
         best = _Read(k=1) if isinstance(query, PredictionQuery) else None
         tokens = continuation(model.tokenizer, query.prompt, query.target)
         pairs = zip(tokens.positions, tokens.targets, strict=True)
-        return [(_Want(edit, tokens.ids[: tokens.positions[-1] + 1], p), best or _Read(token=t)) for p, t in pairs]
+        return [(_Want(edit, tokens.ids[: p + 1]), best or _Read(token=t)) for p, t in pairs]
     ids = encode(model.tokenizer, query.prompt).ids
     read = _Read(token=query.token) if isinstance(query, TokenQuery) else _Read(k=getattr(query, "k", 1))
-    return [(_Want(edit, ids, len(ids) - 1), read)]
+    return [(_Want(edit, ids), read)]
 
 
 _Result = tuple[float, bool] | tuple[list[int], list[float]]

@@ -36,13 +36,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A column computed from the *means* of others over all cases (or, for ``all_in_unit``, per unit).
+    """A column computed from the *means* of others over all cases (or, for ``all_in_unit``, per subject of a unit).
 
     Args:
         name: Key in tables.
         title: Heading in tables.
-        kind: ``harmonic`` or ``arithmetic`` mean of the columns ``of``; ``all_in_unit`` is the share of
-            units in which every case has the full value 1 in the (single) column ``of``.
+        kind: ``harmonic`` or ``arithmetic`` mean of the columns ``of``; ``all_in_unit`` is the share of the
+            subjects of each unit of which every case has the full value 1 in the (single) column ``of``.
         of: Names of the source columns; those not measured in a run are left out of a mean.
         direction: Whether up or down is better.
         scale: Factor applied when shown.

@@ -25,8 +25,8 @@ class InstructionFollowing(Metric):
     """The fact asked as an instruction, answered by greedy decoding.
 
     Exact: the first sentence of the text is the new object, after `normalized`. Contains: the words of the new
-    object stand next to each other anywhere in the text. ``subjects_recalled`` is the share of units (with the
-    same-subject protocol: of subjects) all of whose facts are exact.
+    object stand next to each other anywhere in the text. ``subjects_recalled`` is the share of
+    subjects all of whose facts that were written together are exact.
 
     Args:
         max_new_tokens: Length of the generated text.

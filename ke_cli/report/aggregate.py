@@ -12,7 +12,7 @@ import numpy as np
 from ke_cli.report.clusters import Clusters, choose, numbered
 from ke_cli.report.paired import Measured, Pairing, pairings
 from ke_cli.report.rows import Row, causes, setting
-from ke_cli.report.statistics import FloatArray, IntArray, Sample, bootstrap, derive
+from ke_cli.report.statistics import FloatArray, IntArray, Sample, bootstrap, derive, mean_of_runs
 from ke_cli.results.cases import CaseTable
 from ke_cli.results.reader import Run
 from ke_cli.results.record import ColumnRecord
@@ -100,16 +100,10 @@ def _paired(
     if all(reference is None for reference in references):
         return (Pairing(),) * len(rows)
     sides = [
-        Measured(_mean_of_runs(_stacked(entry, measured)), sample, _run_keys(row))
+        Measured(mean_of_runs(_stacked(entry, measured)), sample, _run_keys(row))
         for row, entry, sample in zip(rows, entries, samples, strict=True)
     ]
     return pairings(sides, references, measured, columns, clusters)
-
-
-def _mean_of_runs(values: FloatArray) -> FloatArray:
-    """Average ``[s, n, m]`` to ``[n, m]`` over the runs that have a value."""
-    sizes = (~np.isnan(values)).sum(axis=0)
-    return np.where(sizes > 0, np.nansum(values, axis=0) / np.maximum(sizes, 1), np.nan)
 
 
 def _run_key(keys: Sequence[str], run: Run) -> tuple[str, ...]:
@@ -205,15 +199,17 @@ def _values(entry: _Entry, columns: Sequence[ColumnRecord]) -> FloatArray:
 
 
 def _unit_shares(entry: _Entry, of: Sequence[str]) -> FloatArray:
-    """Return, ``[e]``, for the first case of each whole unit 1 if all its cases have the value 1, otherwise 0.
+    """Return, ``[e]``, for the first case of each subject of a whole unit 1 if all its cases have the value 1, else 0.
 
-    As a column with one value per unit it is averaged and resampled like any other.
+    As a column with one value per subject it is averaged and resampled like any other.
     """
-    units, first = np.unique(entry.units, return_index=True)
-    lowest = np.full(len(units), np.nan)
+    subjects = numbered([entry.table.subjects[case] for case in entry.chosen.tolist()]) + 1
+    pairs = entry.units * (subjects.max(initial=0) + 1) + subjects
+    _, first, group = np.unique(pairs, return_index=True, return_inverse=True)
+    lowest = np.full(len(first), np.nan)
     for name in of[:1]:
-        np.fmin.at(lowest, entry.units, entry.table.column(name)[entry.chosen])
-    whole = np.bincount(entry.units) == entry.table.sizes[entry.chosen[first]]
+        np.fmin.at(lowest, group, entry.table.column(name)[entry.chosen])
+    whole = np.bincount(entry.units)[entry.units[first]] == entry.table.sizes[entry.chosen[first]]
     shares = np.full(len(entry.units), np.nan)
     shares[first] = np.where(whole & ~np.isnan(lowest), lowest >= 1, np.nan)
     return shares

@@ -60,20 +60,20 @@ class Means:
             made.add(cases, size)
         return made
 
-    def add(self, cases: Sequence[Values], size: int) -> None:
+    def add(self, cases: Sequence[Values], size: int, subjects: Sequence[str] = ()) -> None:
         """Take in finished cases of one unit.
 
         Args:
             cases: What was measured on each, at least one.
             size: How many cases the unit has, finished or not.
+            subjects: What each case is about; without any, all are about one subject.
         """
         self._grouped |= size > 1
         for column in self._columns:
             if column.kind == "mean":
                 self._count(column.name, _usable(cases, column.name))
             elif column.kind == "all_in_unit" and len(cases) == size:
-                found = [value for name in column.of[:1] for value in _usable(cases, name)]
-                self._count(column.name, [float(min(found) >= 1)] if found else [])
+                self._count(column.name, _shares(cases, subjects, column.of[:1]))
 
     def _count(self, name: str, values: Sequence[float]) -> None:
         if values:
@@ -104,6 +104,15 @@ def _usable(cases: Sequence[Values], name: str) -> list[float]:
     return [value for value in values if value is not None and abs(value) < HUGE]  # false for NaN
 
 
+def _shares(cases: Sequence[Values], subjects: Sequence[str], of: Sequence[str]) -> list[float]:
+    """Return for each subject that has a value 1 if all its cases have the value 1, otherwise 0."""
+    groups: dict[str, list[Values]] = defaultdict(list)
+    for case, subject in zip(cases, subjects or [""] * len(cases), strict=True):
+        groups[subject].append(case)
+    found = [_usable(group, name) for group in groups.values() for name in of]
+    return [float(min(values) >= 1) for values in found if values]
+
+
 class Standing:
     """The cases of a run, told unit by unit; of several attempts at a unit the first without a failure counts.
 
@@ -123,12 +132,13 @@ class Standing:
         self._cases = 0
         self._failed: dict[str, Sequence[Values | None]] = {}
 
-    def take(self, unit: str, cases: Sequence[Values | None]) -> None:
+    def take(self, unit: str, cases: Sequence[Values | None], subjects: Sequence[str] = ()) -> None:
         """Take in an attempt at a whole unit.
 
         Args:
             unit: Its name.
             cases: What was measured on each of its cases; None for one that failed.
+            subjects: What each case is about; without any, all are about one subject.
         """
         if unit in self._units:
             return
@@ -141,14 +151,15 @@ class Standing:
             self._failed.pop(unit, None)
             self._units.add(unit)
             self._cases += len(cases)
-            self._means.add(finished, len(cases))
+            self._means.add(finished, len(cases), subjects)
         else:
             self._failed.setdefault(unit, cases)
 
     def take_block(self, block: Block) -> None:
         """Take in a unit as it stands in the case log; one that is not whole does not count."""
         if block.complete:
-            self.take(block.lines[0].unit, [line.metrics if line.ok else None for line in block.lines])
+            values = [line.metrics if line.ok else None for line in block.lines]
+            self.take(block.lines[0].unit, values, [line.subject for line in block.lines])
 
     def forget_failures(self) -> None:
         """Have the units that failed count as not tried."""

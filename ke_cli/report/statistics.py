@@ -36,7 +36,7 @@ class Estimate:
         value: The estimate; None without any value.
         low: Lower end of the interval; None when fewer than two clusters have a value.
         high: Upper end of the interval.
-        n: How many cases (for ``all_in_unit``: units) have a value.
+        n: How many cases (for ``all_in_unit``: subjects) have a value.
         deviation: Standard deviation over the runs that share the row; None for one run.
     """
 
@@ -166,7 +166,7 @@ def bootstrap(
     """Estimate the mean of every column of every row, on the same resamples of whole clusters.
 
     Args:
-        rows: Each ``[s, n, m]``, NaN where there is no value. Values of several runs are pooled.
+        rows: Each ``[s, n, m]``, NaN where there is no value. A case has the mean of its runs.
         clusters: ``[n]`` the cluster of each case, as `join` numbers them.
         finished: For each row ``[s]``: which of its runs count for how far they lie apart; without, all do.
 
@@ -177,8 +177,9 @@ def bootstrap(
     parts, counts, runs = [], [], []
     for row, counted in zip_longest(rows, finished):
         runs.append(run_means(row, counted))
-        parts.append(_cluster_sums(np.nansum(row, axis=0), clusters, k))
-        counts.append((~np.isnan(row)).sum(axis=0, dtype=np.int32))
+        means = mean_of_runs(row)
+        parts.append(_cluster_sums(np.where(np.isnan(means), 0.0, means), clusters, k))
+        counts.append((~np.isnan(means)).astype(np.int32))
     # Columns of different rows are columns of one wide table from here on; behind them stand the sizes.
     kinds, kind = _distinct(np.concatenate(counts, axis=1))
     sizes = _cluster_sums(kinds, clusters, k)
@@ -189,6 +190,14 @@ def bootstrap(
     wide = [Sample(float(points[i]), draws[:, i], int(n[i]), int(spread[i]), apart[i]) for i in range(len(points))]
     ends = np.cumsum([part.shape[1] for part in parts])
     return [wide[end - part.shape[1] : end] for part, end in zip(parts, ends, strict=True)]
+
+
+def mean_of_runs(row: FloatArray) -> FloatArray:
+    """Average ``[s, n, m]`` to ``[n, m]`` over the runs that have a value; NaN where none has."""
+    if len(row) == 1:
+        return np.asarray(row[0])
+    sizes = (~np.isnan(row)).sum(axis=0)
+    return np.where(sizes > 0, np.nansum(row, axis=0) / np.maximum(sizes, 1), np.nan)
 
 
 def run_means(row: FloatArray, finished: Sequence[bool] | None = None) -> FloatArray:

@@ -65,7 +65,9 @@ class Progress(ABC):
         """
         self._written = written
         for unit, members in groupby(lines, key=lambda line: line["unit"]):
-            self._standing.take(unit, [line["metrics"] if line["status"] == "ok" else None for line in members])
+            cases = list(members)
+            values = [line["metrics"] if line["status"] == "ok" else None for line in cases]
+            self._standing.take(unit, values, [line["subject"] for line in cases])
         self._pace.note(self.count, self._clock())
         self._peak, self._points, self._now = peak_memory(), self._standing.points(), ""
         self.show()

@@ -117,7 +117,7 @@ def test_the_numbers_of_a_model_are_all_read_by_some_method() -> None:
         ("gpt2-xl", "r_rome", {"layers": (17,), "steps": 20, "key": "templates"}),
         ("gpt2-xl", "alphaedit", {"layers": (13, 14, 15, 16, 17), "l2": 10.0, "nullspace_threshold": 0.02}),
         ("qwen2.5-7b", "alphaedit", {"clamp": 4.0, "weight_decay": 1e-3, "l2": 1.0}),
-        ("llama2-7b", "emmet", {"layers": (5,), "lambda_": 1e5, "ridge": 0.1}),
+        ("llama2-7b", "emmet", {"layers": (5,), "lambda_": 1e5, "ridge": 0.1, "steps": 20}),
         ("llama3-8b", "encore", {"layers": (4, 5, 6, 7, 8), "lambda_f": 20.0, "patience": 2}),
         ("gpt-j-6b", "pmet", {"steps": 30, "lr": 0.2, "kl_factor": 1.0, "lambda_": 6000.0}),
         ("gpt2-xl", "blue", {"layers": (13, 14, 15, 16, 17), "lambda_": 20000.0}),

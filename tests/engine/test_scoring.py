@@ -26,7 +26,7 @@ from ke_cli.engine.queries import (
     TopTokensQuery,
 )
 from ke_cli.engine.scoring import answer
-from ke_cli.engine.tokens import encode
+from ke_cli.engine.tokens import continuation, encode
 from ke_cli.engine.writing import random_seed
 from ke_cli.models.editable import EditableModel
 from marks import each_once
@@ -165,6 +165,21 @@ def test_query_by_query(model: EditableModel) -> None:
     for query in dict.fromkeys(asked):
         (alone,) = answer(model, [[query]], [NO_EDIT], budget=LARGE)
         assert_same_answer(alone[query], together[query], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [LARGE, SMALL])
+def test_a_probability_has_one_value_whoever_asks_for_it(model: EditableModel, budget: int) -> None:
+    """R-Specificity takes a tie for no success: the likeliest token must not win over itself by a last bit."""
+    pairs = [(prompt, target) for prompt in PROMPTS for target in TARGETS]
+    firsts = [TokenQuery(p, continuation(model.tokenizer, p, target).targets[0]) for p, target in pairs]
+    longer = [TargetQuery(prompt, f"{target} and more besides") for prompt, target in pairs]
+    edits = edits_of(model)
+    asked: list[list[Query]] = [[*(TargetQuery(*pair) for pair in pairs), *longer, *firsts] for _ in edits]
+    for found in answer(model, asked, edits, budget=budget):
+        for pair, first in zip(pairs, firsts, strict=True):
+            whole, token = found[TargetQuery(*pair)], found[first]
+            assert isinstance(whole, Score) and isinstance(token, Score)
+            assert whole.nlls[0] == token.nlls[0]
 
 
 def test_memory_that_runs_out_only_costs_time(model: EditableModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ke_cli.report.aggregate import Comparison, compare
 from ke_cli.report.rows import Row
+from ke_cli.report.standing import Means
 from ke_cli.report.statistics import RESAMPLES, SEED, FloatArray, join
 from ke_cli.results.cases import CaseTable
 from ke_cli.results.journal import CaseLine
@@ -76,6 +77,12 @@ def plain_values(lines: Sequence[CaseLine], ids: Sequence[str]) -> FloatArray:
     return values
 
 
+def mean_of(values: FloatArray) -> float:
+    """The mean over the runs that have a value."""
+    known = [value for value in values.tolist() if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
 def plain_units(lines: Sequence[CaseLine], ids: Sequence[str]) -> list[int]:
     units = {line.case_id: line.unit for line in lines}
     names = list(dict.fromkeys(line.unit for line in lines if line.case_id in ids))
@@ -91,15 +98,15 @@ def check(comparison: Comparison, runs: Sequence[Sequence[Sequence[CaseLine]]], 
     for row, samples in zip(runs, comparison.samples, strict=True):
         values = np.stack([plain_values(lines, ids) for lines in row])
         for place, column in enumerate(COLUMNS):
-            found = values[:, :, place]
-            sums = [np.nansum(found[:, clusters == cluster]) for cluster in range(k)]
-            sizes = [np.sum(~np.isnan(found[:, clusters == cluster])) for cluster in range(k)]
+            found = np.array([mean_of(values[:, case, place]) for case in range(len(ids))])
+            sums = [np.nansum(found[clusters == cluster]) for cluster in range(k)]
+            sizes = [np.sum(~np.isnan(found[clusters == cluster])) for cluster in range(k)]
             sample = samples[column.name]
             with np.errstate(invalid="ignore"):
                 draws = np.array(sums)[drawn].sum(axis=1) / np.array(sizes)[drawn].sum(axis=1)
             np.testing.assert_allclose(sample.draws, draws, rtol=0, atol=1e-12)
             np.testing.assert_allclose(sample.point, np.nan if not sum(sizes) else sum(sums) / sum(sizes), atol=1e-12)
-            assert sample.n == (~np.isnan(found)).any(axis=0).sum()
+            assert sample.n == (~np.isnan(found)).sum()
             assert sample.spread == np.count_nonzero(sizes)
 
 
@@ -124,6 +131,28 @@ def test_runs_without_plain_columns(columns: tuple[ColumnRecord, ...]) -> None:
     run = Run(Path("run"), RunRecord("run", columns=columns), CaseTable.gather([line], NAMES), (), [])
     (samples,) = compare([Row("rose", (), (run,))]).samples
     assert [(name, sample.n) for name, sample in samples.items()] == [(column.name, 0) for column in columns]
+
+
+def test_a_case_counts_once_whatever_the_number_of_its_runs() -> None:
+    values = [{"c1": 1.0, "c2": 0.0}, {"c1": 1.0}, {"c1": 0.25}]  # pooled they would have the mean 0.5625
+    runs = [[CaseLine(i, i, 1, True, "", "00", {"efficacy": value}) for i, value in run.items()] for run in values]
+    (samples,) = compare([row_of(*runs)], all_cases=True).samples
+    assert (samples["efficacy"].point, samples["efficacy"].n) == (0.375, 2)
+
+
+def test_subjects_of_a_batch_count_one_by_one() -> None:
+    told = [("s1", 1.0), ("s1", 1.0), ("s2", 1.0), ("s2", 0.5), ("s3", None)]
+    lines = [
+        CaseLine(f"c{i}", "batch", len(told), True, "", "00", {"efficacy": value}, subject=subject)
+        for i, (subject, value) in enumerate(told)
+    ]
+    (samples,) = compare([row_of(lines)]).samples
+    assert (samples["units"].point, samples["units"].n) == (0.5, 2)
+    standing = Means(COLUMNS)
+    standing.add([line.metrics for line in lines], len(lines), [line.subject for line in lines])
+    assert "Units 50.0" in [str(point) for point in standing.points()]
+    (samples,) = compare([row_of(lines[:4])]).samples  # a unit that is not whole
+    assert samples["units"].n == 0
 
 
 @pytest.mark.parametrize("all_cases", [False, True])

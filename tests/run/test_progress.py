@@ -98,7 +98,12 @@ def standing() -> Standing:
 
 
 def line(name: str, efficacy: float | None = 1.0, status: str = "ok") -> dict[str, Any]:
-    return {"unit": name, "status": status, "metrics": {"efficacy": efficacy} if status == "ok" else {}}
+    return {
+        "unit": name,
+        "subject": name,
+        "status": status,
+        "metrics": {"efficacy": efficacy} if status == "ok" else {},
+    }
 
 
 def units(*names: str) -> list[EditUnit]:
