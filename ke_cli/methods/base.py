@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, inf
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -90,13 +91,15 @@ def resolve_layers(layers: Layers, depth: int) -> list[int]:
     """Turn numbers and fractions into layer numbers, ascending and without repetition.
 
     Args:
-        layers: Integers, or fractions in ``[0, 1)`` of the depth.
+        layers: Integers, or fractions in ``[0, 1)`` of the depth. Fractions that lie less than two layers apart mean
+            layers next to each other.
         depth: Number of decoder layers.
 
     Raises:
         UserError: If a layer does not exist.
     """
-    found = sorted({int(layer * depth) if isinstance(layer, float) else layer for layer in layers})
+    numbers = [layer for layer in layers if isinstance(layer, int)]
+    found = sorted({*numbers, *_without_gaps([layer * depth for layer in layers if isinstance(layer, float)])})
     wrong = [layer for layer in found if not 0 <= layer < depth]
     if wrong or not found:
         raise UserError(
@@ -105,6 +108,16 @@ def resolve_layers(layers: Layers, depth: int) -> list[int]:
             allowed=f"0 to {depth - 1}, or fractions of the depth such as 0.5",
             hint=f"method.layers=[{depth // 2}]",
         )
+    return found
+
+
+def _without_gaps(places: Sequence[float]) -> list[int]:
+    """Round places down to layers; where rounding alone leaves a gap between two of them, the lower one moves up."""
+    found: list[int] = []
+    above = inf
+    for place in sorted(places, reverse=True):
+        found.append(max(floor(place), found[-1] - 1) if above - place < 2 else floor(place))
+        above = place
     return found
 
 

@@ -35,11 +35,17 @@ LATER = frozenset({"companions", "probes", "consistency_texts", "group", "kind",
 
 
 def check_columns(metrics: Sequence[Metric]) -> None:
-    """Refuse metrics of which two fill the same column.
+    """Refuse metrics of which two fill the same column, or that ask nothing.
 
     Raises:
         UserError: With the column and both metrics.
     """
+    if not any(metric.columns for metric in metrics):
+        raise UserError(
+            "nothing would be measured: the score is made of other columns",
+            where="metrics",
+            hint="metrics=[efficacy,neighborhood,score], or a set such as metrics=quick",
+        )
     owners: dict[str, str] = {}
     for metric in metrics:
         for name in [column.name for column in metric.columns] + [column.name for column in metric.derived]:

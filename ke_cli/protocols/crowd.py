@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 from ke_cli.data.types import Case, EditUnit, Probe
 from ke_cli.errors import UserError
-from ke_cli.protocols.same_subject import together
+from ke_cli.protocols.same_subject import by_itself, together
+from ke_cli.protocols.single import edits
+
+Fact = tuple[str, str, str]
+"""Subject, relation (the prompt where none is known) and new object."""
 
 
 def batches(cases: Sequence[Case], size: int, *, distinct: bool) -> list[EditUnit]:
     """Cut cases into units of ``size`` facts in their order; the last one holds what is left.
+
+    Cases that share a `Case.group` stay together: a unit ends before a group that it has no room for, and a group of
+    more than ``size`` facts is a unit of its own.
 
     Args:
         cases: Any number.
@@ -25,8 +33,14 @@ def batches(cases: Sequence[Case], size: int, *, distinct: bool) -> list[EditUni
     """
     if not cases:
         raise UserError("the data set has no cases")
-    facts = without_contradictions(cases) if distinct else list(cases)
-    return [unit_of(facts, first, min(first + size, len(facts))) for first in range(0, len(facts), size)]
+    kept = without_contradictions(cases) if distinct else cases
+    found: list[list[Case]] = [[]]
+    for _, group in edits(kept):
+        if found[-1] and len(found[-1]) + len(group) > size:
+            found.append([])
+        found[-1] += group
+    facts = [case for unit in found for case in unit]
+    return [unit_of(facts, first, last) for first, last in pairwise([0, *accumulate(map(len, found))])]
 
 
 def unit_of(facts: Sequence[Case], first: int, last: int) -> EditUnit:
@@ -45,24 +59,52 @@ def without_contradictions(cases: Sequence[Case]) -> list[Case]:
     return list(first.values())
 
 
-def aware(cases: Sequence[Case]) -> list[Case]:
-    """Return cases that know what else is written, in their order.
-
-    The facts of one subject are each other's ``companions`` and drop probes about each other, as under
-    `ke_cli.protocols.same_subject`. Neighborhood prompts that name another subject whose fact of the same relation is
-    written, or that are themselves the prompt of a written fact, are dropped: their answers may rightly change.
-    """
-    subjects: dict[str, list[Case]] = defaultdict(list)
+def groups_of(cases: Sequence[Case]) -> dict[str, set[Fact]]:
+    """The facts of every `Case.group`."""
+    found: dict[str, set[Fact]] = defaultdict(set)
     for case in cases:
-        subjects[case.request.subject].append(case)
-    known = {id(case): found for group in subjects.values() for case, found in zip(group, together(group), strict=True)}
+        if case.group:
+            found[case.group].add(_fact(case))
+    return found
+
+
+def aware(cases: Sequence[Case], groups: Mapping[str, set[Fact]], *, ask_about_written: bool) -> list[Case]:
+    """Return the cases that are written, in their order, each knowing what else is.
+
+    The facts of one subject are each other's ``companions``. A question that follows from several facts of a group is
+    dropped unless all of them are written. So are, unless ``ask_about_written``, prompts whose answers may rightly
+    change: probes about each other among the facts of one subject, as under `ke_cli.protocols.same_subject`, and
+    neighborhood prompts that name another subject whose fact of the same relation is written, or that are themselves
+    the prompt of a written fact.
+
+    Args:
+        cases: What is written.
+        groups: The facts of every group, also those that are not written.
+        ask_about_written: Keep the prompts about other facts that are written.
+    """
+    written = {_fact(case) for case in cases}
+    asked = [case if groups.get(case.group, set()) <= written else by_itself(case) for case in cases]
+    subjects: dict[str, list[int]] = defaultdict(list)
+    for place, case in enumerate(asked):
+        subjects[case.request.subject].append(place)
+    for places in subjects.values():
+        known = together([asked[place] for place in places], ask_about_written=ask_about_written)
+        for place, case in zip(places, known, strict=True):
+            asked[place] = case
+    return asked if ask_about_written else _without_written_neighbors(asked)
+
+
+def _without_written_neighbors(cases: Sequence[Case]) -> list[Case]:
     written = _Written(cases)
     return [
-        replace(
-            known[id(case)], neighborhood=tuple(probe for probe in case.neighborhood if written.spares(case, probe))
-        )
+        replace(case, neighborhood=tuple(probe for probe in case.neighborhood if written.spares(case, probe)))
         for case in cases
     ]
+
+
+def _fact(case: Case) -> Fact:
+    request = case.request
+    return request.subject, request.relation or request.prompt, request.target_new
 
 
 class _Written:

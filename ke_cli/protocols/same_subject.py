@@ -48,7 +48,7 @@ class SameSubject:
         """
         groups: dict[str, list[Case]] = {}
         for case in cases:
-            groups.setdefault(case.request.subject, []).append(_by_itself(case))
+            groups.setdefault(case.request.subject, []).append(by_itself(case))
         facts = [self._facts(group) for group in groups.values()]
         kept = [group for group in facts if len(group) >= self.min_facts]
         if not kept:
@@ -74,26 +74,26 @@ class SameSubject:
         )
 
 
-def together(group: Sequence[Case]) -> tuple[Case, ...]:
-    """Return cases that know of each other: what is written beside each, and no probe about what is written."""
+def together(group: Sequence[Case], *, ask_about_written: bool = False) -> tuple[Case, ...]:
+    """Return cases that know what is written beside each; probes about it are dropped unless they are wanted."""
     prompts = {case.request.text for case in group}
     relations = frozenset[str]().union(*(related(case.request.relation) for case in group if case.request.relation))
 
-    def untouched(probe: Probe) -> bool:
-        return probe.prompt not in prompts and probe.tag not in relations
+    def asked(probe: Probe) -> bool:
+        return ask_about_written or (probe.prompt not in prompts and probe.tag not in relations)
 
     return tuple(
         replace(
             case,
-            relation_specific=tuple(filter(untouched, case.relation_specific)),
-            probes=tuple(filter(untouched, case.probes)),
+            relation_specific=tuple(filter(asked, case.relation_specific)),
+            probes=tuple(filter(asked, case.probes)),
             companions=tuple(other.request for other in group if other is not case),
         )
         for case in group
     )
 
 
-def _by_itself(case: Case) -> Case:
+def by_itself(case: Case) -> Case:
     """Return a case without the questions that ask for several facts, of which others are about other subjects."""
     if not case.group:
         return case

@@ -25,10 +25,15 @@ class Single:
         """
         if not cases:
             raise UserError("the data set has no cases")
-        groups: dict[tuple[bool, str], list[Case]] = {}
-        for case in cases:
-            groups.setdefault((bool(case.group), case.group or case.case_id), []).append(case)
-        return [EditUnit(name, _together(group)) for (_, name), group in groups.items()]
+        return [EditUnit(name, _together(group)) for name, group in edits(cases)]
+
+
+def edits(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:
+    """Cases by the edit that they are part of, with its name: those of one `Case.group`, or one by itself."""
+    groups: dict[tuple[bool, str], list[Case]] = {}
+    for case in cases:
+        groups.setdefault((bool(case.group), case.group or case.case_id), []).append(case)
+    return [(name, group) for (_, name), group in groups.items()]
 
 
 def _together(group: Sequence[Case]) -> tuple[Case, ...]:

@@ -28,7 +28,13 @@ NAMED = re.compile(r"""^task:\s*['"]?([^\s'"#]+)""", re.MULTILINE)
 
 
 def measure_ability(
-    model: EditableModel, edit: Edit, tasks: Sequence[str], limit: int | None, *, batch_size: int = 8
+    model: EditableModel,
+    edit: Edit,
+    tasks: Sequence[str],
+    limit: int | None,
+    *,
+    manager: Any = None,
+    batch_size: int = 8,
 ) -> dict[str, float]:
     """Run tasks of the harness on the model with an edit attached; the weights are not touched.
 
@@ -37,6 +43,7 @@ def measure_ability(
         edit: The edit; one without updates measures the unedited model.
         tasks: Names of tasks or groups of the harness, or YAML files of tasks.
         limit: Documents of each task, its first ones; None for all.
+        manager: What `check_tasks` returned for these tasks, if it was asked before.
         batch_size: Rows of a forward pass.
 
     Returns:
@@ -46,7 +53,7 @@ def measure_ability(
     Raises:
         UserError: The harness is not installed, has no such task, or cannot get its data.
     """
-    manager = check_tasks(tasks)
+    manager = manager or check_tasks(tasks)
     import lm_eval
 
     with attached(model, [edit], [0]), _own_randomness(), _quiet():
@@ -67,10 +74,10 @@ def measure_ability(
 
 
 def check_tasks(tasks: Sequence[str]) -> Any:
-    """Find tasks without loading their data.
+    """Find tasks without loading their data, which takes seconds: the harness reads the files of all it has.
 
     Returns:
-        The harness's task manager that knows them.
+        The harness's task manager that knows them, for any number of `measure_ability`.
 
     Raises:
         UserError: The harness is not installed, or has no such task.
@@ -85,7 +92,6 @@ def check_tasks(tasks: Sequence[str]) -> Any:
 
     names = [_name(task) for task in tasks]
     folders = sorted({str(Path(task).expanduser().parent) for task in tasks if _is_file(task)})
-    # reading the harness's own tasks takes seconds
     manager = TaskManager(include_path=folders or None, include_defaults=not all(map(_is_file, tasks)))
     for name in names:
         _check(name, manager.all_tasks)

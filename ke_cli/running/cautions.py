@@ -25,8 +25,8 @@ def _left_out(config: RunConfig, dataset: Dataset, units: Sequence[EditUnit]) ->
     if config.protocol.build().groups_cases or not missing:
         return []
     return [
-        f"{missing} of {len(dataset.cases)} facts are left out: they contradict an earlier one about the same subject "
-        "and relation (protocol.distinct_relations=false keeps them)"
+        f"left out, because an earlier fact has the same subject and relation: {missing} of {len(dataset.cases)} facts "
+        "(protocol.distinct_relations=false keeps them)"
     ]
 
 

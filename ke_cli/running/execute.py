@@ -63,7 +63,7 @@ def execute(config: RunConfig, *, show_table: bool = True, job: str = "") -> Pat
             console.print(f"[yellow]warning:[/] {escape(visible(warning))}", highlight=False)
         directory = run_dir(config)
         if config.dry_run:
-            show_plan(console, plan)
+            show_plan(console, plan, job)
             return directory
         with with_threads(config.cpu_threads), RunStore.open(directory, resume=config.resume) as store, terminable():
             Run(plan, store, console, Failures(config.stop_failed, directory), job).complete()

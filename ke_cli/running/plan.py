@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -139,14 +140,14 @@ class Plan:
         depth, budget = depth_of(self.source), self.expected_budget()
         return [
             ("model", f"{self.source.name} ({self.source.held})"),
-            ("method", f"{self.config.method.name} {_settings(self.config.method.settings)}"),
+            ("method", f"{self.config.method.name} {_settings(self.config.method.settings)}".strip()),
             *([("edits", f"saved in {self.config.edits_from.path}")] if self.config.edits_from else []),
             ("edited modules", self._modules(depth)),
-            ("data set", f"{self.dataset.name} ({self.dataset.source})"),
-            ("cases", f"{self.cases} in {len(self.units)} units of {_sizes(self.units)}"),
+            ("data set", f"{self.config.dataset.name} ({self.dataset.source})"),
+            ("cases", f"{self.cases} in {_units(self.units)}"),
             *self._shard(),
             *([("checkpoints", f"after {', '.join(map(str, self.checkpoints))} facts")] if self.sequence else []),
-            ("batches", self._batches(budget)),
+            ("computed", self._steps(budget)),
             ("tokens in a batch", f"{budget.tokens} ({budget.source})" if budget else UNKNOWN),
             ("metrics", ", ".join(column.name for metric in self.metrics for column in metric.columns)),
             ("expected memory", self._memory(budget)),
@@ -158,12 +159,13 @@ class Plan:
             return UNKNOWN
         return module_names(self.source, self.editor.edited_layers(depth))
 
-    def _batches(self, budget: TokenBudget | None) -> str:
+    def _steps(self, budget: TokenBudget | None) -> str:
+        if self.sequence:
+            return "each unit on top of the earlier ones"
         if budget is None:
             return UNKNOWN
-        if self.sequence:
-            return f"{len(self.units)} one after another"
-        return f"{len(self.packages(budget.tokens))} packages of up to {self.package(budget.tokens)} units"
+        size, count = self.package(budget.tokens), len(self.packages(budget.tokens))
+        return "all at once" if count == 1 else f"up to {_many(size, 'unit')} at a time, {count} times"
 
     def _shard(self) -> list[tuple[str, str]]:
         shard = self.config.shard
@@ -271,10 +273,21 @@ def _cases(units: Sequence[EditUnit]) -> int:
     return sum(len(unit.cases) for unit in units)
 
 
-def _sizes(units: Sequence[EditUnit]) -> str:
-    sizes = [len(unit.cases) for unit in units]
-    return str(sizes[0]) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+def _units(units: Sequence[EditUnit]) -> str:
+    """How many units there are, and how many facts are written together in each."""
+    sizes = sorted({len(unit.cases) for unit in units})
+    facts = _many(sizes[0], "fact") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} facts"
+    return f"{_many(len(units), 'unit')} of {facts}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _settings(settings: Any) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings.items() if key != "context_prefixes")
+    """Settings as they are typed."""
+    return " ".join(f"{key}={_typed(value)}" for key, value in settings.items() if key != "context_prefixes")
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

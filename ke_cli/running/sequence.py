@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
@@ -172,8 +173,16 @@ class Lifelong:
             return {"facts": facts, "norms": norms}
         from ke_cli.running.ability import measure_ability  # late: it needs the extra `ability`
 
-        found = measure_ability(self.bench.model, edit, tasks, self.sequence.ability_limit)
+        limit = self.sequence.ability_limit
+        found = measure_ability(self.bench.model, edit, tasks, limit, manager=self._task_manager)
         return {"facts": facts, "norms": norms, "ability": dict(found)}
+
+    @cached_property
+    def _task_manager(self) -> Any:
+        """The harness's account of its tasks, read once for all checkpoints."""
+        from ke_cli.running.ability import check_tasks
+
+        return check_tasks(self.sequence.ability)
 
 
 def _cost(state: State, evaluate_s: float) -> dict[str, Any]:

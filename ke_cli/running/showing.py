@@ -87,11 +87,13 @@ def complete_already(plan: Plan, store: RunStore, console: Console, job: str = "
     return f"{line}  {in_a_line(standing.points(), room)}".rstrip()
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """Print what a run would do."""
+def show_plan(console: Console, plan: Plan, job: str = "") -> None:
+    """Print what a run would do; see `progress_of`."""
     from rich.table import Table
 
-    table = Table(title="what this run would do (dry_run=true)", show_header=False, title_justify="left")
+    name = f"{escape(visible(job))}: " if job else ""
+    console.print(f"{name}what this run would do (dry_run=true)", highlight=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in plan.describe():

@@ -23,6 +23,8 @@ from .oracles import CONFIGURED, configured, editor_of, use_templates
         ((0.17,), 48, [8]),
         ((0.99,), 5, [4]),
         ((0.5, 2, 0.41), 5, [2]),
+        ((0.1, 0.5), 40, [4, 20]),
+        ((0.13, 0.16, 0.19, 0.22, 0.25), 48, [8, 9, 10, 11, 12]),
         ((0,), 1, [0]),
     ],
 )
@@ -30,7 +32,14 @@ def test_layers(layers: tuple[int | float, ...], depth: int, found: list[int]) -
     assert resolve_layers(layers, depth) == found
 
 
-@pytest.mark.parametrize("layers", [(5,), (-1,), (1, 7), (1.0,), ()])
+def test_the_rule_of_thumb_of_memit_has_no_gaps() -> None:
+    layers = configured("memit").layers  # type: ignore[attr-defined]
+    for depth in range(8, 67):
+        found = resolve_layers(layers, depth)
+        assert found == list(range(found[0], depth // 4 + 1)) and len(found) <= len(layers), depth
+
+
+@pytest.mark.parametrize("layers", [(5,), (-1,), (1, 7), (1.0,), (-0.1,), ()])
 def test_layers_that_do_not_exist(layers: tuple[int | float, ...]) -> None:
     with pytest.raises(UserError, match=r"layer") as caught:
         resolve_layers(layers, 5)

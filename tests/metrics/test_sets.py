@@ -38,7 +38,7 @@ STANDARD = ["efficacy", "paraphrase", "neighborhood", "r_specificity", "instruct
         ("unke", ["token_accuracy", "portability", "overlap"]),
         ("hallueditbench", ["efficacy", *FORMS, "agreement", "instruction", "wild"]),
         ("easyedit", ["token_accuracy", "agreement", "portability", "fluency"]),
-        *((name, [name]) for name in (*STANDARD, *SINGLE)),
+        *((name, [name]) for name in (*STANDARD[:-1], *SINGLE)),
     ],
 )
 def test_sets(choice: str, names: list[str]) -> None:
@@ -69,3 +69,10 @@ def test_the_nll_of_r_specificity_is_that_of_the_published_code_unless_told() ->
 def test_the_edit_target_of_zsre_is_part_of_the_identity(data: str, target: str) -> None:
     config = compose_run(["dataset=zsre", "dataset.path=x.json", *filter(None, [data])])
     assert run_identity(config)["dataset"]["edit_target"] == target
+
+
+def test_a_score_of_nothing_is_refused() -> None:
+    (score,) = compose_run(["metrics=score"]).metrics.values()
+    with pytest.raises(UserError, match="nothing would be measured") as caught:
+        check_columns([score.build()])
+    assert "metrics=[efficacy,neighborhood,score]" in str(caught.value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ke_cli.config import compose_run
-from ke_cli.data.types import Case, Dataset, Probe, Request
+from ke_cli.data.types import MULTI_HOP, Case, Dataset, Probe, Request
 from ke_cli.errors import UserError
 from ke_cli.protocols.batch import Batch
 from ke_cli.protocols.sequential import Sequential
@@ -90,7 +92,7 @@ def test_facts_that_are_left_out_are_counted() -> None:
     config = compose_run(["protocol=batch", "method=rose"])
     units = Batch(2).units(cases)
     (told,) = cautions(config, config.method.build(), Dataset("own", cases, "00", "nowhere"), units)
-    assert told.startswith("1 of 3 facts are left out") and "distinct_relations=false" in told
+    assert told.startswith("left out, ") and "1 of 3 facts (protocol.distinct_relations=false" in told
 
 
 def test_no_cases_are_an_error() -> None:
@@ -122,11 +124,71 @@ def test_the_same_is_asked_at_every_checkpoint() -> None:
     assert [probe.prompt for probe in first.cases[0].neighborhood] == [NEIGHBORS[2].prompt, NEIGHBORS[3].prompt]
 
 
+FLAG = Case("flag", Request("The flag of {} is", "Peru", "blue", "red", "P163"))
+OWN = (Probe("The flag of Peru is", "red"), Probe("The currency of Peru is", "sol", tag="P38"))
+
+
+@pytest.mark.parametrize("protocol", [Batch(3, ask_about_written=True), Sequential(2, ask_about_written=True)], ids=str)
+def test_all_prompts_are_asked_where_that_is_wanted(protocol: Batch | Sequential) -> None:
+    cases = [capital(0, "Peru", neighborhood=NEIGHBORS, relation_specific=OWN), capital(1, "Chile"), FLAG]
+    found = [case for unit in protocol.units(cases) for case in unit.cases]
+    assert [replace(case, companions=()) for case in found] == cases
+    assert found[0].companions == (FLAG.request,)
+
+
 def test_facts_of_one_subject_know_each_other() -> None:
-    flag = Case("flag", Request("The flag of {} is", "Peru", "blue", "red", "P163"))
-    own = (Probe("The flag of Peru is", "red"), Probe("The currency of Peru is", "sol", tag="P38"))
-    cases = [capital(0, "Peru", relation_specific=own), capital(1, "Ghana"), flag]
+    cases = [capital(0, "Peru", relation_specific=OWN), capital(1, "Ghana"), FLAG]
     for units in (Batch(3).units(cases), Sequential(1).units(cases)):
         found = [case for unit in units for case in unit.cases]
-        assert [probe.prompt for probe in found[0].relation_specific] == [own[1].prompt]
-        assert found[0].companions == (flag.request,) and found[1].companions == ()
+        assert [probe.prompt for probe in found[0].relation_specific] == [OWN[1].prompt]
+        assert found[0].companions == (FLAG.request,) and found[1].companions == ()
+
+
+QUESTION = Probe("Where do the capitals of A and B lie?", "Norway", MULTI_HOP, MULTI_HOP)
+
+
+def grouped(*groups: str) -> list[Case]:
+    """A fact for each letter; those of the same word are one edit, and its first one carries a question about all."""
+    return [
+        capital(place, letter, group=group, probes=(QUESTION,) if place == 0 else ())
+        for group in groups
+        for place, letter in enumerate(group)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "groups", "expected"),
+    [
+        (3, ("AB", "CD", "E", "FG"), ["AB", "CDE", "FG"]),
+        (2, ("A", "BCD", "EF"), ["A", "BCD", "EF"]),
+        (4, ("AB", "CD"), ["ABCD"]),
+    ],
+)
+def test_facts_of_one_edit_stay_together(size: int, groups: tuple[str, ...], expected: list[str]) -> None:
+    for protocol in (Batch(size), Sequential(size)):
+        units = protocol.units(grouped(*groups))
+        assert ["".join(case.request.subject for case in unit.cases) for unit in units] == expected
+        assert sum(case.probes == (QUESTION,) for unit in units for case in unit.cases) == len(groups)
+
+
+def test_facts_of_one_edit_are_put_together_wherever_they_stand() -> None:
+    one, two, three = grouped("ABC")
+    other = capital(1, "D")
+    (first, second) = Sequential(3).units([one, other, two, three])
+    assert ["".join(case.request.subject for case in unit.cases) for unit in (first, second)] == ["ABC", "D"]
+
+
+def test_checkpoints_are_whole_batches_also_where_groups_made_them_shorter() -> None:
+    protocol = Sequential(3, every=3)
+    stages = protocol.stages(protocol.units(grouped("AB", "CD", "E", "FG")))
+    assert [stage.unit_id for stage in stages] == ["facts-1-2", "facts-1-5", "facts-1-7"]
+
+
+def test_questions_about_facts_that_are_not_written_are_not_asked() -> None:
+    """The fact B of the second edit is left out: it is written already, in a batch that is another model."""
+    cases = grouped("AB", "CB")
+    together, apart = Batch(3).units(cases), Batch(2).units(cases)
+    assert [len(case.probes) for unit in together for case in unit.cases] == [1, 0, 1]
+    assert [[len(case.probes) for case in unit.cases] for unit in apart] == [[1, 0], [0]]
+    lifelong = Sequential(2).units(cases)
+    assert [[len(case.probes) for case in unit.cases] for unit in lifelong] == [[1, 0], [1]]

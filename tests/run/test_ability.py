@@ -97,11 +97,11 @@ def accuracy_by_textbook(model: EditableModel, questions: list[dict[str, Any]]) 
 @installed
 @pytest.mark.parametrize("dense", [False, True])
 def test_an_attached_edit_counts_as_one_in_the_weights(model: EditableModel, task: Path, dense: bool) -> None:
-    edit, before = edit_of(model, dense=dense), state_hash(model.hf)
-    found = measure_ability(model, edit, [str(task)], None, batch_size=2)
+    edit, before, manager = edit_of(model, dense=dense), state_hash(model.hf), check_tasks([str(task)])
+    found = measure_ability(model, edit, [str(task)], None, manager=manager, batch_size=2)
     assert state_hash(model.hf) == before
-    with merged(model, edit):
-        assert measure_ability(model, NO_EDIT, [str(task)], None) == found
+    with merged(model, edit):  # the tasks serve a second time
+        assert measure_ability(model, NO_EDIT, [str(task)], None, manager=manager) == found
         assert found["ours_choice/acc"] == accuracy_by_textbook(model, QUESTIONS)
     assert set(found) == {"ours_choice/acc", "ours_choice/acc_norm"}
 

@@ -37,8 +37,8 @@ def plan_of(text: str) -> dict[str, str]:
             (*SAME_SUBJECT, "batch_tokens=512"),
             {
                 "edited modules": "model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj",
-                "cases": "4 in 2 units of 2",
-                "batches": "2 packages of up to 1 units",
+                "cases": "4 in 2 units of 2 facts",
+                "computed": "up to 1 unit at a time, 2 times",
                 "tokens in a batch": "512 (given)",
                 "statistics": "490.0 KiB",  # 2 layers, 112 squared, float32 and twice float64
             },
@@ -49,8 +49,8 @@ def plan_of(text: str) -> dict[str, str]:
             ("dataset.limit=40", "batch_tokens=4096", "method.layers=[3]"),
             {
                 "edited modules": "transformer.h.3.mlp.c_proj",
-                "cases": "40 in 40 units of 1",
-                "batches": "3 packages of up to 16 units",
+                "cases": "40 in 40 units of 1 fact",
+                "computed": "up to 16 units at a time, 3 times",
                 "statistics": "720.0 KiB",  # 1 layer, 192 squared
             },
         ),
@@ -60,7 +60,7 @@ def plan_of(text: str) -> dict[str, str]:
             (),
             {
                 "edited modules": "none",
-                "batches": "1 packages of up to 16 units",
+                "computed": "all at once",
                 "tokens in a batch": "8192 (estimated)",
                 "statistics": "0 B",
             },
@@ -88,7 +88,9 @@ def test_the_plan_is_shown_and_nothing_is_done(
     memory = f"{kib_of(model)} weights + {statistics} statistics + "
     assert re.fullmatch(re.escape(memory) + r"[\d.]+ MiB activations of a full batch", plan["expected memory"])
     assert plan["model"].replace(" ", "") == f"{model.name}({model},float32)"
-    assert plan["method"].startswith(method) and plan["data set"].startswith("atlas (")
+    assert "what this run would do (dry_run=true)\n" in result.out
+    assert plan["method"].startswith(method) and not re.search("True|False|None", plan["method"])
+    assert plan["data set"].startswith("atlas (")
     assert "efficacy, efficacy_magnitude" in plan["metrics"]
     assert plan["results"] == str(run_dir(compose_run(given)))
     assert not outputs.exists() or run_folders(outputs) == []
@@ -98,8 +100,8 @@ def test_the_plan_for_a_model_that_is_not_here_needs_no_download(ke_run: Command
     result = ke_run("model=gpt2-xl", "method=rome", "dataset.limit=5", "dry_run=true")
     assert (result.code, result.err, loads) == (0, "", [])
     plan = plan_of(result.out)
-    assert plan["cases"] == "5 in 5 units of 1"
-    unknown = ("edited modules", "batches", "tokens in a batch", "expected memory")
+    assert plan["cases"] == "5 in 5 units of 1 fact"
+    unknown = ("edited modules", "computed", "tokens in a batch", "expected memory")
     assert {plan[name] for name in unknown} == {"known once the model is downloaded"}
 
 

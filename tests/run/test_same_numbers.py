@@ -266,8 +266,8 @@ def test_a_shard_that_there_is_not_is_refused(
 def test_the_plan_tells_what_a_shard_is(ke_run: Command, tiny_gpt2_dir: Path) -> None:
     given = arguments(tiny_gpt2_dir, "none", "dataset.limit=40", "batch_tokens=2048", "shard.count=2", "shard.index=1")
     text = ke_run(*given, "dry_run=true").text
-    assert "40 in 40 units of 1" in text and "1 of 2: 16 of the cases in 16 units" in text
-    assert "2 packages of up to 8 units" in text
+    assert "40 in 40 units of 1 fact" in text and "1 of 2: 16 of the cases in 16 units" in text
+    assert "up to 8 units at a time, 2 times" in text
 
 
 @pytest.mark.slow

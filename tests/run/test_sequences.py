@@ -268,11 +268,14 @@ def test_general_ability_is_asked_at_every_checkpoint(
     asked: list[tuple[float, tuple[str, ...], int | None]] = []
     fake = ModuleType("ke_cli.running.ability")
 
-    def measure_ability(model: Any, edit: Any, tasks: Any, limit: int | None) -> dict[str, float]:
+    def measure_ability(model: Any, edit: Any, tasks: Any, limit: int | None, *, manager: Any) -> dict[str, float]:
         asked.append((edit.norm, tuple(tasks), limit))
+        assert manager == f"read {tasks} once"
         return {task: 0.25 + len(asked) for task in tasks}
 
+    read = iter(["read ['mmlu'] once"])  # a second time is an error
     fake.measure_ability = measure_ability  # type: ignore[attr-defined]
+    fake.check_tasks = lambda tasks: next(read)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ke_cli.running.ability", fake)
     monkeypatch.setattr("ke_cli.running.sequence_plan.find_spec", lambda name: object())
     result = ke_run(*sequence(tiny_gpt2_dir, "protocol.ability=[mmlu]", "protocol.ability_limit=7"))
@@ -290,7 +293,7 @@ def test_general_ability_is_asked_at_every_checkpoint(
 
 def test_a_plan_says_when_a_sequence_is_evaluated(ke_run: Command, tiny_gpt2_dir: Path) -> None:
     result = ke_run(*sequence(tiny_gpt2_dir, "dry_run=true"))
-    assert "after 2, 4, 5 facts" in result.text and "5 one after another" in result.text
+    assert "after 2, 4, 5 facts" in result.text and "each unit on top of the earlier ones" in result.text
 
 
 def test_a_batch_is_written_at_once_and_all_of_it_evaluated(
