@@ -6,11 +6,13 @@ and all others are done.
 
 # Hydra runs plugin modules before it registers them, so that dataclasses cannot look up annotations that are text.
 import os
+import signal
 import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -31,11 +33,18 @@ from ke_cli.sweeping.settings import JoblibSettings, LocalSettings, RaySettings,
 
 S = TypeVar("S")
 
-WAITING = "OMP_WAIT_POLICY"
-"""The environment variable that says whether threads that wait for each other spin or sleep (OpenMP 5.0, 6.7)."""
-
 POLL_S = 0.5
 """Between two looks at jobs that run elsewhere."""
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it reports to its makers otherwise
+    "RAY_COLOR_PREFIX": "0",  # it colours lines that go into a file, too
+    "RAY_DEDUP_LOGS": "0",  # it leaves out lines that several jobs print
+}
+"""Environment variables that Ray reads when it is imported; what is set already stays."""
+
+LAST_LINES_S = 1.0
+"""How long lines that jobs of Ray printed may be on their way here; it has no call that waits for them."""
 
 OmegaConf.register_new_resolver("ke_workers", machine.workers, replace=True)
 OmegaConf.register_new_resolver("ke_threads", machine.threads, replace=True)
@@ -156,18 +165,29 @@ class SubmititLocalLauncher(SweepLauncher[LocalSettings]):
             while waiting or running:
                 while waiting and len(running) < settings.array_parallelism:
                     job = waiting.pop(0)
-                    running[job.number] = (job, executor.submit(job))
+                    with without_ctrl_c():
+                        running[job.number] = (job, executor.submit(job))
                     self.say(f"job {job.number} began: {running[job.number][1].paths.stdout}")
                 for number in [number for number, (_, handle) in running.items() if handle.done()]:
                     self.ended(*running.pop(number))
                 time.sleep(POLL_S if running else 0)
         except KeyboardInterrupt:
-            for _, handle in running.values():
-                handle.cancel()
+            self._stop([handle for _, handle in running.values()], settings.grace_s)
             raise
         finally:
             for name in limits:
                 os.environ.pop(name, None)
+
+    def _stop(self, handles: Sequence[Any], grace_s: float) -> None:
+        """Ask every run to store what it has finished, and wait for that; submitit itself would kill it in a second."""
+        for handle in handles:
+            if not handle.done():
+                os.kill(int(handle.job_id), signal.SIGTERM)  # the process of that number passes it on to the job
+        until = time.monotonic() + grace_s
+        while time.monotonic() < until and not all(handle.done() for handle in handles):
+            time.sleep(POLL_S)
+        if late := [handle.job_id for handle in handles if not handle.done()]:
+            say(f"these processes have been told to end, and have not ended yet: {', '.join(late)}")
 
 
 class SubmititSlurmLauncher(SweepLauncher[SlurmSettings]):
@@ -195,11 +215,12 @@ class RayLauncher(SweepLauncher[RaySettings]):
     """Tasks of Ray, on this machine or an existing cluster; its workers keep their model from task to task."""
 
     kind = RaySettings
+    numbered = True
 
     def run(self, jobs: Sequence[Job], settings: RaySettings) -> None:
         """Hand all jobs to Ray."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
-        os.environ.setdefault(WAITING, "PASSIVE")  # threads it limits itself
+        for name, value in RAY_SETTINGS.items():
+            os.environ.setdefault(name, value)
         ray = needed("ray", "ray", "ray")
         ours = not ray.is_initialized()
         if ours:
@@ -207,9 +228,10 @@ class RayLauncher(SweepLauncher[RaySettings]):
         try:
             refuse_infeasible(ray, settings)
             remote = ray.remote(**settings.remote)(call)
-            pending = {remote.remote(job): job for job in jobs}
-            self.say(f"{counted(len(jobs), 'job')} as tasks of Ray")
-            self._collect(ray, pending, settings.grace_s)
+            with terminable():  # once more: Ray has taken SIGTERM for itself
+                pending = {remote.remote(job): job for job in jobs}
+                self.say(f"{counted(len(jobs), 'job')} as tasks of Ray")
+                self._collect(ray, pending, settings.grace_s)
         finally:
             if ours:
                 ray.shutdown()
@@ -223,11 +245,23 @@ class RayLauncher(SweepLauncher[RaySettings]):
                     ray.get(done)
                 except ray.exceptions.RayError as error:
                     job.lost(f"its worker process died: {first_line(error)}")
+                self.say(how_it_ended(job.number))
+            time.sleep(LAST_LINES_S)
         except KeyboardInterrupt:
             for task in pending:
                 ray.cancel(task)
             ray.wait(list(pending), num_returns=len(pending), timeout=grace_s)
             raise
+
+
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Have processes that the body starts never see Ctrl-C, which a terminal sends to all; ours comes afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def submitted(jobs: Sequence[Job], settings: SlurmSettings) -> list[Any]:
@@ -287,15 +321,10 @@ def needed(module: str, launcher: str, extra: str) -> Any:
 
 
 def thread_limits(threads: int) -> dict[str, str]:
-    """Environment variables for a process that shares its cores with others; what is set already stays.
-
-    They hold its libraries to some threads, and have threads sleep that wait for each other: those that spin take the
-    cores from the ones they wait for.
-    """
-    limits = {} if WAITING in os.environ else {WAITING: "PASSIVE"}
-    if "OMP_NUM_THREADS" not in os.environ:
-        limits |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    return limits
+    """Environment variables that hold the libraries of a process to some threads; what is set already stays."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -26,6 +26,7 @@ from ke_cli.interrupts import terminable
 from ke_cli.models.memory import peak_memory, restart_peak
 from ke_cli.paths import cache_dir
 from ke_cli.provenance import now
+from ke_cli.results.reader import read_run
 from ke_cli.results.store import RunStore
 from ke_cli.running.belonging import FolderWatch, folder_changed, other_conditions
 from ke_cli.running.evaluate import result_lines
@@ -95,12 +96,8 @@ class Run:
             self.console.print(f"note: {visible(note)}", highlight=False, markup=False)
         self._refuse_another("dataset", self.plan.dataset.fingerprint)
         self._refuse_another("references", self.plan.references.fingerprint)
-        if given_up and not left and not self.store.done_units:
-            raise self.failures.nothing_finished(retried=self.plan.config.retry_failed)
         if given_up:
-            why = "the sequence has gone on" if self.plan.config.retry_failed else "retry_failed=false"
-            what = f"{len(given_up)} unit(s) failed before and are left as they are ({why})"
-            self.console.print(what, highlight=False, soft_wrap=True)
+            self._leave(len(given_up), nothing_else=not (left or self.store.done_units))
         self.keeper = EditKeeper.of(self.plan.config, self.store.directory, self.store.done_units)
         if not left:
             self._refuse_changed_folder()
@@ -118,6 +115,17 @@ class Run:
         failed, sequence = self.store.failed_units, self.plan.sequence
         stored = [unit.unit_id for unit in self.plan.own if unit.unit_id in self.store.done_units | failed]
         return failed & set(stored[:-1] if sequence else ()) if self.plan.config.retry_failed else failed
+
+    def _leave(self, units: int, *, nothing_else: bool) -> None:
+        """Say that units which failed are not tried again, and why they failed; refuse to show nothing else."""
+        retried = self.plan.config.retry_failed
+        self.failures.recall(case.error for case in read_run(self.store.directory).failed)
+        if nothing_else:
+            raise self.failures.nothing_finished(retried=retried)
+        why = "the sequence has gone on" if retried else "retry_failed=false"
+        what = f"{units} unit(s) failed before and are left as they are ({why})"
+        line = visible("; ".join(filter(None, (what, self.failures.most_often()))))
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _refuse_changed_folder(self) -> None:
         """Show no results as those of a model that has changed since; the model need not be loaded for that."""
@@ -152,6 +160,9 @@ class Run:
                 packages = self._packages(bench, record, left, progress, cache)
                 for _ in sequence.stored(progress) if sequence else packages:
                     self._write_record(record, status="running", began=began)  # what a kill leaves
+            if not self.store.done_units:
+                raise self.failures.nothing_finished(retried=self.plan.config.retry_failed)
+            self._write_record(record, status="complete", began=began)
         except _Refused:
             self.store.write_record(self._earlier)  # what is stored still belongs together
             raise
@@ -160,10 +171,6 @@ class Run:
             with suppress(UserError):  # on a disk that refuses, what happened first is what the user should read
                 self._write_record(record, status=status, began=began)
             raise
-        if not self.store.done_units:
-            self._write_record(record, status="failed", began=began)
-            raise self.failures.nothing_finished(retried=self.plan.config.retry_failed)
-        self._write_record(record, status="complete", began=began)
 
     @property
     def _earlier(self) -> dict[str, Any]:

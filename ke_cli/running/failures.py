@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ke_cli.errors import UserError
 
 @dataclass
 class Failures:
-    """The units that were tried by this process, with the reasons why cases failed.
+    """The units that were tried by this process, and the reasons why cases failed, now or before.
 
     Args:
         limit: When to stop; None for never.
@@ -33,6 +33,10 @@ class Failures:
         self.failed += len({line["unit"] for line in lines if line["status"] != "ok"})
         self.reasons.update(line["error"] for line in lines if line["error"])
 
+    def recall(self, errors: Iterable[str]) -> None:
+        """Take in why cases failed that are not tried again."""
+        self.reasons.update(filter(None, errors))
+
     def refuse_hopeless(self) -> None:
         """End a run of which too large a share fails.
 
@@ -43,7 +47,7 @@ class Failures:
         if limit is None or self.tried < limit.after or self.failed <= limit.share * self.tried:
             return
         raise UserError(
-            f"the run was stopped: {self.failed} of the {self.tried} units tried failed; {self._most_often()}",
+            f"the run was stopped: {self.failed} of the {self.tried} units tried failed; {self.most_often()}",
             where=str(self.directory),
             allowed=f"up to {100 * limit.share:g} % once {limit.after} units were tried (stop_failed)",
             hint="the same command tries them again; stop_failed=null goes on however many fail",
@@ -56,11 +60,13 @@ class Failures:
             retried: Whether the same command tries failed units again.
         """
         return UserError(
-            "; ".join(("no unit could be finished", *([self._most_often()] if self.reasons else []))),
+            "; ".join(filter(None, ("no unit could be finished", self.most_often()))),
             where=str(self.directory),
             hint="the same command tries them again" if retried else "retry_failed=true tries them again",
         )
 
-    def _most_often(self) -> str:
-        reason, cases = self.reasons.most_common(1)[0]
-        return f"the reason for {cases} of {self.reasons.total()} cases: {reason}"
+    def most_often(self) -> str:
+        """The reason that most failures have; nothing where none is known."""
+        for reason, cases in self.reasons.most_common(1):
+            return f"the reason for {cases} of {self.reasons.total()} cases: {reason}"
+        return ""

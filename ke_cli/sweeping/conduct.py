@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -25,6 +25,12 @@ from ke_cli.results.sweeps import COMPLETE, DIED, FAILED, INTERRUPTED, PLANNED, 
 from ke_cli.sweeping.sweep import FOLDER, announce, cases_of, refuse_changed_files
 
 Overrides = tuple[str, ...]
+
+GOES_ON: Final = "the same command skips what is complete, goes on with what is not, and tries again what failed"
+LEAVES_FAILED: Final = (
+    "the same command skips what is complete and goes on with what is not; "
+    "retry_failed=true also tries cases again that failed"
+)
 
 
 @contextmanager
@@ -43,25 +49,25 @@ def conducted(config: DictConfig, jobs: Sequence[Overrides]) -> Iterator[Path]:
         UserError: The folder cannot be written, or jobs could not be composed because configuration files changed.
         KeyboardInterrupt: After Ctrl-C or SIGTERM.
     """
-    folder, folders, quiet = announce(config.hydra), folders_of(config.hydra), is_quiet(config)
+    folder, folders = announce(config.hydra), folders_of(config.hydra)
     about = {"started_at": now(), "dry_run": bool(config.get("dry_run")), "fingerprint": fingerprint(folders)}
     with terminable(), ExitStack() as stack:
         with explained(folder):
             stack.enter_context(
                 held_sweep(folder, list(map(_listed, jobs)), command=sys.argv, files=digests(folders), **about)
             )
-        if len(jobs) > 1 and not (quiet or about["dry_run"]):
+        if len(jobs) > 1 and not (is_quiet(config) or about["dry_run"]):
             print(f"a sweep of {len(jobs)} jobs; to follow it: {_watching(folder)}", flush=True)
         try:
             yield folder
         except Exception:
-            conclude(folder, quiet=quiet)
+            conclude(folder, config)
             refuse_changed_files(folder, config.hydra)  # what cannot be read any more was edited on the way
             raise
         except KeyboardInterrupt:
-            conclude(folder, interrupted=True, quiet=quiet)
+            conclude(folder, config, interrupted=True)
             raise
-        if not conclude(folder, quiet=quiet):
+        if not conclude(folder, config):
             raise SystemExit(1)
 
 
@@ -80,17 +86,18 @@ def _watching(folder: Path) -> str:
     return shlex.join(("ke-summarize", str(output), "--watch"))
 
 
-def conclude(folder: Path, *, interrupted: bool = False, quiet: bool = False) -> bool:
+def conclude(folder: Path, config: DictConfig, *, interrupted: bool = False) -> bool:
     """Print how the jobs of a sweep stand, one table of all complete runs, and what went wrong.
 
     Args:
         folder: Of the sweep.
+        config: The configuration that the sweep was started with; a quiet one gets folders in place of tables.
         interrupted: Whether the sweep was ended from outside, with its processes.
-        quiet: Print the folders of the complete runs instead of tables.
 
     Returns:
         Whether all jobs are complete.
     """
+    quiet = is_quiet(config)
     jobs = [_seen(job, interrupted) for job in read_sweep(folder).jobs]
     if any(job.status != PLANNED for job in jobs) and not quiet:
         _print_jobs(jobs)
@@ -98,7 +105,7 @@ def conclude(folder: Path, *, interrupted: bool = False, quiet: bool = False) ->
     if recorded := [directory for directory in complete if (directory / "run.json").is_file()]:
         _print_results(recorded, quiet)
     sys.stdout.flush()
-    for line in _complaints(jobs):
+    for line in _complaints(jobs, retried=bool(config.get("retry_failed", True))):
         print(line, file=sys.stderr)
     return all(job.status in (COMPLETE, PLANNED) for job in jobs)
 
@@ -118,7 +125,7 @@ def _seen(job: Job, interrupted: bool) -> Job:
     return replace(job, cases=cases_of(Path(job.directory))) if job.directory and not job.cases else job
 
 
-def _complaints(jobs: Sequence[Job]) -> Iterator[str]:
+def _complaints(jobs: Sequence[Job], *, retried: bool) -> Iterator[str]:
     if failed := [job for job in jobs if job.status == FAILED]:
         yield f"{len(failed)} of {len(jobs)} jobs failed:"
         yield from (f"- {job}" for job in failed)
@@ -127,7 +134,7 @@ def _complaints(jobs: Sequence[Job]) -> Iterator[str]:
         counts = ", ".join(f"{count} {status}" for status, count in others.items())
         yield f"{others.total()} of {len(jobs)} jobs did not end ({counts})"
     if failed or others:
-        yield "the same command skips what is complete, goes on with what is not, and tries again what failed"
+        yield GOES_ON if retried else LEAVES_FAILED
 
 
 def _print_jobs(jobs: Sequence[Job]) -> None:
@@ -170,6 +177,5 @@ class SweepCallback(Callback):
             SystemExit: With code 1 if a job failed.
         """
         folder = Path(os.environ[FOLDER])
-        quiet = is_quiet(config)
-        if not read_list(folder).started_at and not conclude(folder, quiet=quiet):
+        if not read_list(folder).started_at and not conclude(folder, config):
             raise SystemExit(1)

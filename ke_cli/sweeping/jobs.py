@@ -21,10 +21,11 @@ from omegaconf import DictConfig, open_dict
 
 from ke_cli.config.explain import explain
 from ke_cli.errors import UserError
+from ke_cli.interrupts import terminable
 from ke_cli.sweeping.lines import Numbered
 from ke_cli.sweeping.sweep import note_lost
 
-TRAVELLING: Final = ("KE_", "HF_", "TOKENIZERS_")
+TRAVELLING: Final = ("KE_", "HF_", "TOKENIZERS_", "OMP_WAIT_POLICY")
 """Beginnings of the names of environment variables that a worker must have as the sweep has them."""
 
 GPUS: Final = "CUDA_VISIBLE_DEVICES"
@@ -144,7 +145,8 @@ class QueuedJob(Job):
         before = signal.getsignal(signal.SIGUSR2)
         if callable(before):
             signal.signal(signal.SIGUSR2, partial(_interrupting, before))
-        super().__call__()
+        with terminable():  # from the first: submitit ignores SIGTERM
+            super().__call__()
 
     def checkpoint(self) -> Any:
         """What is queued again: the same job, whose run goes on where it was."""

@@ -70,9 +70,11 @@ class LocalSettings(SubmititSettings):
 
     Args:
         threads: Of each job, where ``OMP_NUM_THREADS`` does not say it.
+        grace_s: How long the sweep waits for interrupted runs to store what they have finished.
     """
 
     threads: int
+    grace_s: float
 
 
 @dataclass(frozen=True, kw_only=True)

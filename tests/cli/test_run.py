@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +19,17 @@ def test_one_run_reaches_execute_with_the_configuration(ke_run, executed) -> Non
     (config,) = executed
     assert (config.seed, config.method.name, config.method.settings["steps"]) == (3, "dummy", 5)
     assert config.output_dir == Path("outputs")
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(given: str | None) -> None:
+    """Which torch must find in the environment when it is loaded."""
+    shown = "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code = f"import os, sys, ke_cli.run as command; command.run = lambda args: {shown}; command.main()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert ended.stdout.split() == [given or "PASSIVE", "False"]
 
 
 def test_hydra_leaves_nothing_in_the_folder_but_the_output_folder(ke_run) -> None:

@@ -52,6 +52,16 @@ def test_what_is_being_stored_is_stored_before_the_run_ends(
     assert len(lines_of(only_run(outputs))) == 3
 
 
+def test_a_run_that_lacks_only_its_last_record_is_ended_cleanly(
+    ke_run: Command, outputs: Path, tmp_path: Path, tiny_gpt2_dir: Path
+) -> None:
+    given = arguments(tiny_gpt2_dir, "rome", ONE_BY_ONE)
+    code, printed = children.start(given, tmp_path / "log", Moment("store", 5, SIGTERM)).ended()
+    assert check_clean(only_run(outputs), printed, code) == 3
+    assert "this run is complete" in ke_run(*given).out
+    assert record_of(only_run(outputs))["status"] == "complete"
+
+
 @pytest.mark.slow
 def test_signals_at_random_moments(ke_run: Command, tmp_path: Path, tiny_gpt2_dir: Path) -> None:
     """Twenty-four runs, each interrupted once in a while until it is complete."""

@@ -141,7 +141,8 @@ def test_the_same_sweep_tries_again_what_failed_unless_told_not_to(
     assert stands(the_sweep(outputs)) == [("complete", Cases(2, 1, 3))] * 2
     left = ke_run(*given, "retry_failed=false")
     assert (left.code, len(loads)) == (0, 1)
-    assert left.out.count("1 unit(s) failed before and are left as they are (retry_failed=false)") == 2
+    what = "1 unit(s) failed before and are left as they are (retry_failed=false)"
+    assert left.out.count(f"{what}; the reason for 1 of 1 cases: ArithmeticError: the matrix is singular") == 2
     assert shown(left, "complete 2/3, 1 failed") == 2
     again = ke_run(*given)
     assert (again.code, len(loads)) == (0, 1), "the model has stayed loaded"
@@ -157,7 +158,8 @@ def test_a_run_of_which_everything_failed_stays_failed_when_nothing_is_tried_aga
         assert ke_run(*given).code == 1
     result = ke_run(*given, "retry_failed=false")
     assert result.code == 1
-    assert result.err.startswith("error: no unit could be finished\n  where:   outputs/")
+    reason = "no unit could be finished; the reason for 3 of 3 cases: its matrix is singular"
+    assert result.err.startswith(f"error: {reason}\n  where:   outputs/")
     assert "  try:     retry_failed=true tries them again" in result.err
     assert record_of(run_folders(outputs)[0])["status"] == "failed"
     assert ke_run(*given).code == 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGINT, Signals
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,28 @@ class Sweep:
             environment.pop(name, None)
         given = ["-m", *SMALL, f"model.path={self.model}", *arguments]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([*COMMAND, *given], cwd=self.folder, env=environment, text=True, **pipes)
+        command = [*COMMAND, *given]
+        return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, process_group=0, **pipes)
+
+    def interrupt(self, how: Signals, *arguments: str) -> tuple[str, list[str]]:
+        """Interrupt a sweep of runs that take their time, as soon as two of them have stored something.
+
+        Args:
+            how: SIGINT goes to all processes of the sweep's group, as a terminal sends it.
+            arguments: Of the sweep, for example its launcher.
+
+        Returns:
+            What it printed, and the status of every run.
+        """
+        swept = ("method=slow", "seed=0,1,2", "batch_tokens=256", "dataset.limit=40")
+        process = self.start(*arguments, *swept)
+        wait_for(lambda: len([r for r in self.records().values() if r["counts"]["units_ok"]]) == 2, 300)
+        processes = descendants(process.pid)
+        (os.killpg if how == SIGINT else os.kill)(process.pid, how)
+        code, out, err = ended(process, 120)
+        assert code == 130, out + err
+        wait_for(lambda: not any(alive(pid) for pid in processes), 30)
+        return out + err, [record["status"] for record in self.records().values()]
 
     def run(self, *arguments: str, timeout_s: float = 300) -> tuple[int, str, str]:
         """Exit code, stdout and stderr."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from sweeping.plugins import write_conf
-from sweeping.sweeps import ROME, SEEDS, Sweep, alive, descendants, ended, wait_for
+from sweeping.sweeps import SEEDS, Sweep, alive, descendants, wait_for
 
 pytest.importorskip("joblib", reason="the extra joblib is not installed")
 
@@ -24,6 +23,7 @@ def test_the_results_are_those_of_one_job_after_the_other(sweep: Sweep, in_turn:
     assert sweep.results() == in_turn
     assert len(in_turn) == 4 and all(len(lines) == 3 for lines in in_turn.values())
     assert "4 jobs in 2 worker processes" in err
+    assert all(f"[{seed}] seed={seed}: 3/3 cases in " in out for seed in range(4))
     assert len(sweep.jobs()) == 4
     for record in sweep.records().values():
         assert record["command"][1:3] == ["-m", "model=local"]
@@ -32,12 +32,6 @@ def test_the_results_are_those_of_one_job_after_the_other(sweep: Sweep, in_turn:
     code, out, err = sweep.run(*TWO, *SEEDS)
     assert (code, out.count("this run is complete")) == (0, 4)
     assert sweep.results() == in_turn
-
-
-def test_lines_of_jobs_are_told_apart(sweep: Sweep) -> None:
-    code, out, _ = sweep.run(*TWO, *ROME, "seed=0,1")
-    assert code == 0
-    assert "[0] rome on atlas: 3/3 units" in out and "[1] rome on atlas: 3/3 units" in out
 
 
 def test_a_worker_that_is_killed_costs_no_other_job_its_run(sweep: Sweep, tmp_path: Path) -> None:
@@ -61,35 +55,12 @@ def _records(sweep: Sweep) -> list[dict]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_an_interruption_ends_every_worker_cleanly(sweep: Sweep, tmp_path: Path, how: signal.Signals) -> None:
+def test_an_interruption_lets_every_run_store_what_it_has(sweep: Sweep, tmp_path: Path, how: signal.Signals) -> None:
     conf = write_conf(tmp_path / "conf", tmp_path / "marker")
-    process = sweep.start(
-        f"--config-dir={conf}", *TWO, "method=slow", "seed=0,1,2,3", "batch_tokens=256", "dataset.limit=40"
-    )
-    wait_for(lambda: len([r for r in _records(sweep) if r["counts"]["units_ok"]]) == 2)
-    workers = descendants(process.pid)
-    assert len(workers) >= 2
-    process.send_signal(how)
-    code, _, err = ended(process, 60)
-    assert code == 130
-    assert "Traceback" not in err
-    wait_for(lambda: not any(alive(pid) for pid in workers), 10)
-    records = _records(sweep)
-    assert [record["status"] for record in records] == ["interrupted", "interrupted"]
-    assert all(record["counts"]["units_ok"] for record in records)
-
-
-def test_ctrl_c_on_a_terminal_reaches_every_process_and_is_told_once(sweep: Sweep, tmp_path: Path) -> None:
-    conf = write_conf(tmp_path / "conf", tmp_path / "marker")
-    more = ("batch_tokens=256", "dataset.limit=40")
-    process = sweep.start(f"--config-dir={conf}", *TWO, "method=slow", "seed=0,1,2", *more)
-    wait_for(lambda: len([r for r in _records(sweep) if r["counts"]["units_ok"]]) == 2)
-    for pid in [process.pid, *descendants(process.pid)]:
-        os.kill(pid, signal.SIGINT)
-    code, out, err = ended(process, 60)
-    assert code == 130
-    assert "Traceback" not in out + err
-    assert [record["status"] for record in _records(sweep)] == ["interrupted", "interrupted"]
+    printed, statuses = sweep.interrupt(how, f"--config-dir={conf}", *TWO)
+    assert "Traceback" not in printed
+    assert "3 of 3 jobs did not end (2 interrupted, 1 not begun)" in printed
+    assert statuses == ["interrupted", "interrupted"]
 
 
 def test_workers_end_with_a_sweep_that_is_killed_and_the_same_sweep_goes_on(sweep: Sweep, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def own_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 def elsewhere() -> None:
     """Be another process, of another machine."""
-    for name in ("KE_CACHE", "KE_SWEEP_FOLDER", "HF_HUB_OFFLINE", GPUS):
+    for name in ("KE_CACHE", "KE_SWEEP_FOLDER", "HF_HUB_OFFLINE", "OMP_WAIT_POLICY", GPUS):
         os.environ.pop(name, None)
     os.environ["UNRELATED"] = "its own"
     os.chdir("/")
@@ -43,6 +43,7 @@ def elsewhere() -> None:
 
 def test_a_worker_gets_what_the_sweep_has(tmp_path: Path) -> None:
     given = {"KE_CACHE": "c", "KE_SWEEP_FOLDER": "s", "HF_HUB_OFFLINE": "1", "UNRELATED": "mine", GPUS: "3"}
+    given["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.update(given)
     os.chdir(tmp_path)
     sys.argv[:] = ["ke-run", "-m", "seed=1,2"]

@@ -42,13 +42,9 @@ def test_an_error_becomes_one_line(error: Exception, expected: str) -> None:
     assert launchers.first_line(error) == expected
 
 
-def test_threads_of_a_worker_are_few_and_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the user has set stays."""
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
+def test_threads_of_a_worker_are_few_unless_the_user_has_set_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     threads = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
-    assert launchers.thread_limits(2) == {**threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert launchers.thread_limits(2) == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert launchers.thread_limits(2) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ def test_the_results_are_those_of_one_job_after_the_other(sweep: Sweep, in_turn:
     assert sweep.results() == in_turn
     assert len(sweep.jobs()) == 4
     assert {tuple(record["command"][1:3]) for record in sweep.records().values()} == {("-m", "model=local")}
+    for number in range(4):  # those of the last job, too
+        assert f"[{number}] seed={number}: 3/3 cases in " in out
+        assert f"job {number} (seed={number}): complete, 3/3 cases in " in err
+    assert "\x1b[" not in out + err
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_job_goes_on(sweep: Sweep, tmp_path: Path) -> None:
@@ -45,3 +50,12 @@ def test_what_could_never_start_is_refused(sweep: Sweep) -> None:
     code, _, err = sweep.run(*RAY, "hydra.launcher.remote.num_cpus=4", *SEEDS)
     assert code == 1
     assert "no task of Ray could start: there are 2 CPUs here" in err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_interruption_lets_every_run_store_what_it_has(sweep: Sweep, tmp_path: Path, how: signal.Signals) -> None:
+    conf = write_conf(tmp_path / "conf", tmp_path / "marker")
+    printed, statuses = sweep.interrupt(how, f"--config-dir={conf}", *RAY)
+    assert "Traceback" not in printed
+    assert "3 of 3 jobs did not end (2 interrupted, 1 not begun)" in printed
+    assert statuses == ["interrupted", "interrupted"]

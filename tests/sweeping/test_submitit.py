@@ -29,8 +29,8 @@ def test_the_results_are_those_of_one_job_after_the_other(sweep: Sweep, in_turn:
     assert {tuple(record["command"][1:3]) for record in sweep.records().values()} == {("-m", "model=local")}
     logs = re.findall(r"job \d began: (\S+)", err)
     assert len(logs) == 4
-    for log in logs:
-        assert "rome on atlas: 3/3 units" in Path(log).read_text(encoding="utf-8")
+    for seed, log in enumerate(logs):
+        assert f"[{seed}] seed={seed}: 3/3 cases in " in Path(log).read_text(encoding="utf-8")
 
 
 def test_a_job_that_is_killed_is_noted_and_the_others_are_done(sweep: Sweep, tmp_path: Path) -> None:
@@ -149,3 +149,12 @@ def test_without_slurm_it_says_so(sweep: Sweep) -> None:
     code, _, err = sweep.run("hydra/launcher=submitit_slurm", *SEEDS)
     assert code == 1
     assert "Slurm cannot be used" in err and "hydra/launcher=submitit_local" in err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_interruption_lets_every_run_store_what_it_has(sweep: Sweep, tmp_path: Path, how: signal.Signals) -> None:
+    conf = write_conf(tmp_path / "conf", tmp_path / "marker")
+    printed, statuses = sweep.interrupt(how, f"--config-dir={conf}", *LOCAL)
+    assert "Traceback" not in printed
+    assert "3 of 3 jobs did not end (2 interrupted, 1 not begun)" in printed
+    assert statuses == ["interrupted", "interrupted"]
