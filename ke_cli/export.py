@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ke_cli import __version__
+from ke_cli.command_line.parser import Parser
 from ke_cli.command_line.streams import outlast_streams, show_what_can_be_shown, tell
 from ke_cli.errors import UserError, did_you_mean
 from ke_cli.results.source import SourceRun, read_source
@@ -31,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     show_what_can_be_shown()
     if argv is None:
         outlast_streams()  # ke-export RUN --list | head
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         _check(arguments)
     except UserError as error:
         tell(error)
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ke-export",
         description="Export saved edits of a run.",
         epilog=EXAMPLES,

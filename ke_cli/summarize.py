@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ke_cli import __version__
+from ke_cli.command_line.parser import Parser
 from ke_cli.command_line.streams import show_what_can_be_shown, tell
 from ke_cli.errors import UserError
 from ke_cli.report.formats import FORMATS, SHEETS, SUFFIXES
@@ -26,6 +27,7 @@ from ke_cli.report.options import (
     layout_of,
     limit,
     refuse_conditions,
+    refuse_useless,
     wanted_of,
 )
 from ke_cli.report.pivot import build_sheets
@@ -51,6 +53,9 @@ from ke_cli.results.text import printable
 BESIDE_WATCH = ("output", "format", "plots", "html", "scatter", "curve", "where", "list", "diff", "cases", "export")
 """Options that ask for something else than to watch."""
 
+PLAIN = ("", ".txt", ".log")
+"""Suffixes of files that hold what a terminal shows."""
+
 EXAMPLES = """examples:
   ke-summarize                                     all runs below outputs/
   ke-summarize outputs --sort score:desc           the best method first
@@ -74,7 +79,7 @@ EXAMPLES = """examples:
   ke-summarize outputs --export cases.parquet      every case with its values, for pandas (or .csv, .json)
   ke-summarize outputs --watch                     follow the sweep or run that is going on there
 
-Where all runs shown belong to one experiment, it says what --by, --split, --metrics and --against are unless
+Where all runs shown belong to one experiment, it says what --by, --split, --metrics and --baseline are unless
 they are given; --by '' and the like ask for nothing of the kind. Plots need matplotlib: pip install 'ke-run[plots]'.
 
 Rows are compared on the cases that all of them have finished. Runs that were moved aside (*.old-N) are
@@ -88,17 +93,15 @@ def main(argv: list[str] | None = None) -> int:
     show_what_can_be_shown()  # a terminal that has no arrows still gets its table
     parser = _parser()
     add_watch(parser)
-    arguments = parser.parse_args(argv)
-    complaints = Console(stderr=True)
     try:
-        return _summarize(arguments, complaints)
+        return _summarize(parser.parse_args(argv), Console(stderr=True))
     except UserError as error:
         tell(error)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ke-summarize",
         description="Compare finished and unfinished runs in tables with 95% intervals.",
         epilog=EXAMPLES,
@@ -118,7 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         help="columns or metrics to show, in this order, or: all (default: the main columns)",
     )
     add("--sort", default="", metavar="COLUMN[:desc]", help="order of the rows (or: name)")
-    add("--against", "--baseline", metavar="ROW", help="show paired differences to this row or method, with tests")
+    add(
+        "--baseline",
+        "--against",
+        dest="against",
+        metavar="ROW",
+        help="show paired differences to this row or method, with tests",
+    )
     add_layout(parser, _names)
     add_finding(parser)
     plot = parser.add_mutually_exclusive_group().add_argument
@@ -149,6 +158,7 @@ def _summarize(arguments: argparse.Namespace, complaints: Console) -> int:
 
         refuse_beside_watch(arguments, BESIDE_WATCH)
         return watch(paths, arguments.watch, complaints=complaints)
+    refuse_useless(arguments)
     settings, conditions = wanted_of(arguments.where)
     if not is_asked(arguments):
         refuse_conditions(conditions)
@@ -166,7 +176,7 @@ def _summarize(arguments: argparse.Namespace, complaints: Console) -> int:
         _plot(arguments, runs, view)
         return 0
     if not is_plot:
-        _refuse_picture(arguments)
+        _refuse_suffix(arguments)
     if (arguments.plots or arguments.html) and any(run.done for run in runs):
         view = replace(view, metrics=arguments.metrics, against=arguments.against)
         publish(runs, view, complaints, plots=arguments.plots, html=arguments.html, most_cases=limit(arguments, CASES))
@@ -225,15 +235,16 @@ def _plot(arguments: argparse.Namespace, runs: Sequence[Run], view: View) -> Non
     _write(output, draw(picture, output.suffix.lower()))
 
 
-def _refuse_picture(arguments: argparse.Namespace) -> None:
+def _refuse_suffix(arguments: argparse.Namespace) -> None:
     """Refuse to write a table into a file that would not open as what its name says."""
     suffix = arguments.output.suffix.lower() if arguments.output else ""
-    if suffix in PICTURES and not arguments.format:
+    if suffix not in (*SUFFIXES, *PLAIN) and not arguments.format:
+        is_picture = suffix in PICTURES
         raise UserError(
             f"a table cannot be written as {suffix}",
             where="--output",
-            allowed=", ".join(SUFFIXES),
-            hint="--scatter X:Y or --curve KEY:COLUMN for a plot",
+            allowed=", ".join((*SUFFIXES, ".txt")),
+            hint="--scatter X:Y or --curve KEY:COLUMN for a plot" if is_picture else "--format says what it is",
         )
 
 
@@ -246,9 +257,12 @@ def _complain(paths: Sequence[Path], runs: Sequence[Run], complaints: Console) -
 
 def _nothing(paths: Sequence[Path], found: Sequence[Run], runs: Sequence[Run]) -> str:
     searched = ", ".join(printable(path) for path in paths)
-    what = f"{len(runs)} run(s), but none with a finished case" if runs else "no run (a folder with a run.json)"
     if found and not runs:
-        what = f"{len(found)} run(s), but none with the values that --where asks for,"
+        return (
+            f"nothing to show: none of the {len(found):,} run(s) in {searched} has the values that --where asks for\n"
+            f"  try:     ke-summarize {searched.replace(',', '')} --list, which shows what tells the runs apart"
+        )
+    what = f"{len(runs)} run(s), but none with a finished case" if runs else "no run (a folder with a run.json)"
     return (
         f"nothing to show: {what} was found in {searched}\n"
         "  try:     ke-run method=rose, or ke-summarize FOLDER with the folder of your runs"

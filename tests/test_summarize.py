@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -98,10 +97,8 @@ def test_wrong_arguments(
 
 @pytest.mark.parametrize("arguments", [["--format", "xml"], ["--metric", "efficacy"], ["--unknown"]])
 def test_arguments_argparse_refuses(arguments: list[str], capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "usage: ke-summarize" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert "try:     ke-summarize --help" in capsys.readouterr().err
 
 
 def test_nothing_found_says_where_and_what_to_type(tmp_path: Path, capsys: Captured) -> None:
@@ -145,6 +142,24 @@ def test_a_link_keeps_pointing_to_its_file(outputs: Path) -> None:
     assert target.read_text().startswith("model,")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frame", "runs"], "--frame goes with --export FILE"),
+        (["--html", "x.html", "--output", "x.md"], "--output goes with a table"),
+        (["--plots", "x", "--format", "csv"], "--format goes with a table"),
+        (["--scatter", "a:b", "--html", "x.html"], "--html goes with no --scatter"),
+        (["--output", "table.docx"], "a table cannot be written as .docx"),
+    ],
+)
+def test_nothing_that_was_asked_for_is_passed_over(
+    outputs: Path, tmp_path: Path, arguments: list[str], message: str, capsys: Captured
+) -> None:
+    assert main([str(outputs), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [outputs]
+
+
 def test_help_has_examples(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
@@ -160,15 +175,10 @@ def test_a_terminal_without_arrows(outputs: Path) -> None:
     assert "Efficacy ?" in done.stdout
 
 
-def test_starts_fast_and_without_heavy_libraries() -> None:
+def test_starts_without_heavy_libraries() -> None:
     script = (
         "import sys; from ke_cli.summarize import main; import ke_cli.report.summary;"
         "print([name for name in ('torch', 'transformers', 'pandas', 'hydra', 'datasets') if name in sys.modules])"
     )
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - start)
-        assert done.stdout == "[]\n"
-    assert min(times) < 1.0
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

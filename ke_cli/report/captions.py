@@ -9,7 +9,7 @@ import numpy as np
 from ke_cli.report.aggregate import Comparison
 from ke_cli.report.clusters import FEW
 from ke_cli.report.rows import UNEDITED, Row
-from ke_cli.report.significance import ALPHA, EXCHANGE, FLIPS, MCNEMAR, SIGN_FLIP, Outcome
+from ke_cli.report.significance import ALPHA, EXCHANGE, FLIPS, MCNEMAR, SIGN_FLIP, Outcome, holm
 from ke_cli.report.statistics import LEVEL, RESAMPLES, Sample
 from ke_cli.results.record import ColumnRecord
 
@@ -41,6 +41,7 @@ def caption(
     sentences = [_on_cases(parts, all_cases), *_seeds(comparisons)]
     if intervals:
         sentences.append(f"In brackets: {LEVEL:.0%} intervals from {RESAMPLES:,} bootstrap resamples of {resampled}.")
+        sentences += _few_cases(comparisons)
         sentences += _certain(comparisons, shown)
     sentences += _deviations(comparisons, shown)
     if against and not plain:
@@ -58,8 +59,10 @@ def _tests(comparisons: Sequence[Comparison], columns: Sequence[ColumnRecord], a
         if column.name in pairing.outcomes
     ]
     if tested:
+        is_any = any(p < ALPHA for p in holm([outcome.p for outcome, _ in tested]))
+        what = f"{MARK} differs from {against}:" if is_any else f"No number differs from {against} at"
         many = f"Holm's correction over the {len(tested)} tests of this table" if len(tested) > 1 else "one test"
-        yield f"{MARK} differs from {against}: p < {ALPHA:g} after {many} ({'; '.join(_kinds(tested))})."
+        yield f"{what} p < {ALPHA:g} after {many} ({'; '.join(_kinds(tested))})."
 
 
 def _kinds(tested: Sequence[tuple[Outcome, Comparison]]) -> Iterator[str]:
@@ -89,15 +92,23 @@ def _on_cases(parts: Mapping[str, Comparison], all_cases: bool) -> str:
     if all_cases and several:
         return "Each row on all its own finished cases, which need not be the same."
     if others:
-        counts = ", ".join(f"{name} {max(part.used):,} of {part.total:,}" for name, part in parts.items())
+        counts = ", ".join(f"{name} ({max(part.used):,} of {part.total:,})" for name, part in parts.items())
         return f"On the cases common to all rows of a part: {counts}."
     if several:
-        return f"On the {max(first.used):,} cases common to all {len(first.rows)} rows, of {first.total:,}."
+        rows = "both rows" if len(first.rows) == 2 else f"all {len(first.rows)} rows"
+        return f"On the {max(first.used):,} cases common to {rows}, of {first.total:,}."
     return f"On {max(first.used):,} of {first.total:,} cases."
 
 
 def _resampled(comparison: Comparison) -> str:
     return "the cases" if comparison.grouping.are_cases else comparison.grouping.text
+
+
+def _few_cases(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield that intervals from few single cases are too narrow; `grouping_notes` says it of few groups."""
+    counts = [part.grouping.count for part in comparisons if part.grouping.are_cases and any(part.used)]
+    if counts and min(counts) < FEW:
+        yield f"Those from only {min(counts)} case{'s' * (min(counts) > 1)} are rather too narrow."
 
 
 def _certain(comparisons: Sequence[Comparison], columns: Sequence[ColumnRecord]) -> Iterator[str]:
@@ -111,7 +122,7 @@ def _certain(comparisons: Sequence[Comparison], columns: Sequence[ColumnRecord])
     ]
     if unseen:
         yield (
-            f"Where all cases agree (0 or 100), an interval has no width, and yet up to {max(unseen):.2g} % of all "
+            f"Where all cases agree (0 or 100), an interval has no width, and yet up to {max(unseen):.2g}% of all "
             f"cases may be otherwise (exact {LEVEL:.0%} bound)."
         )
 
@@ -130,8 +141,8 @@ def _seeds(comparisons: Sequence[Comparison]) -> Iterator[str]:
     pooled = [row for row in rows if row.are_seeds]
     counts = sorted({len(row.runs) for row in pooled}, reverse=True)
     if len(counts) == 1:
-        which = "each row" if len(pooled) == len(rows) else _labels(pooled)
-        yield f"Mean over {counts[0]} seeds: {which}."
+        which = "Each row is a" if len(pooled) == len(rows) else f"{_labels(pooled)}:"
+        yield f"{which} mean over {counts[0]} seeds."
     elif counts:
         named = (f"{count} ({_labels([row for row in pooled if len(row.runs) == count])})" for count in counts)
         yield f"Means over seeds: {', '.join(named)}."

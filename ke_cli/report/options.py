@@ -76,7 +76,7 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
         help="how two runs differ, by folder, name or method: settings, columns, cases",
     )
     one("--export", type=Path, metavar="FILE", help="write every case with its values to FILE.parquet, .csv or .json")
-    add("--frame", choices=FRAMES, default=FRAMES[0], help="what --export writes a row for (default: %(default)s)")
+    add("--frame", choices=FRAMES, help=f"what --export writes a row for (default: {FRAMES[0]})")
 
 
 def _count(text: str) -> int:
@@ -107,6 +107,25 @@ def is_asked(arguments: argparse.Namespace) -> bool:
     """Whether runs or cases are to be found, listed or exported, and not tables, pictures or a page made."""
     listed = arguments.cases is not None and not arguments.html
     return bool(arguments.list or arguments.diff or arguments.export or listed)
+
+
+def refuse_useless(arguments: argparse.Namespace) -> None:
+    """Refuse options that would do nothing beside the others.
+
+    Raises:
+        UserError: It names one.
+    """
+    several = [name for name in ("plots", "html") if getattr(arguments, name)]
+    is_plot = arguments.scatter or arguments.curve
+    useless = {
+        "frame": "--export FILE" if arguments.frame and not arguments.export else "",
+        "output": "a table, --list, --diff or --cases" if arguments.output and several else "",
+        "format": "a table, --list, --diff or --cases" if arguments.format and several else "",
+        **{name: "no --scatter and no --curve" for name in several if is_plot},
+    }
+    for name, wanted in useless.items():
+        if wanted:
+            raise UserError(f"--{name} goes with {wanted}", where=f"--{name}", hint="leave it out, or call twice")
 
 
 def limit(arguments: argparse.Namespace, usual: int) -> int:

@@ -63,13 +63,17 @@ def build_sheets(runs: Sequence[Run], view: View) -> list[Sheet]:
     check(view, runs)
     plan = plan_of(view, runs)
     experiment = common_experiment(runs)
-    split = tuple(key for key in plan.layout.split if key not in (*plan.rows, *plan.cols))
-    sheets: dict[tuple[object, ...], list[Block]] = {}
-    for group, members in group_runs(runs, split):
-        apart = tuple(part for key, part in zip(GROUP_KEYS, group, strict=False) if key not in (*plan.rows, *plan.cols))
+    sheets: dict[Group, list[Block]] = {}
+    for group, members in group_runs(runs, plan.layout.split):
         if block := _block(plan, group, members, experiment.published if experiment else None):
-            sheets.setdefault((apart, group.split), []).append(block)
+            sheets.setdefault(_less(group, (*plan.rows, *plan.cols)), []).append(block)
     return [_sheet(plan, blocks) for blocks in sheets.values()]
+
+
+def _less(group: Group, told: Sequence[str]) -> Group:
+    """Return a group without what rows and columns tell."""
+    model, dataset, protocol = ("" if key in told else name for key, name in zip(GROUP_KEYS, group[:3], strict=True))
+    return Group(model, dataset, protocol, tuple(pair for pair in group.split if pair[0] not in told))
 
 
 def _block(plan: Plan, group: Group, runs: Sequence[Run], published: Published | None) -> Block | None:
@@ -186,16 +190,17 @@ def _counts(blocks: Sequence[Block]) -> Mapping[Values, set[int]]:
 
 def _title(plan: Plan, blocks: Sequence[Block]) -> str:
     told = (*plan.rows, *plan.cols)
-    names = [name for key, name in zip(GROUP_KEYS, blocks[0].group, strict=False) if key not in told]
-    methods = {row.method for block in blocks for row in block.comparison.rows}
-    names += [*methods] if METHOD not in told else []
-    return _DOT.join(filter(None, (*map(str, names), blocks[0].group.part))) or "results"
+    common = _less(blocks[0].group, told)
+    methods = {row.method for block in blocks for row in block.comparison.rows} if METHOD not in told else ()
+    return _DOT.join(filter(None, (*common[:3], *methods, common.part))) or "results"
 
 
 def _named(plan: Plan, block: Block) -> str:
     """Return what tells a block from the others of its table."""
-    told = (*plan.rows, *plan.cols)
-    return _DOT.join(str(name) for key, name in zip(GROUP_KEYS, block.group, strict=False) if key in told)
+    common = _less(block.group, (*plan.rows, *plan.cols))
+    names = (str(name) for name, same in zip(block.group[:3], common[:3], strict=True) if not same)
+    parts = (_headed(key, value) for key, value in block.group.split if (key, value) not in common.split)
+    return _DOT.join((*names, *parts))
 
 
 def _caption(plan: Plan, blocks: Sequence[Block]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ke_cli.errors import unknown_name
-from ke_cli.report.keys import known_settings
+from ke_cli.errors import UserError, did_you_mean
+from ke_cli.report.keys import known_settings, short_name
 from ke_cli.results.reader import Run
 from ke_cli.results.record import EDITS_FROM, Scalar
 from ke_cli.results.text import printable
@@ -43,7 +43,7 @@ class Group(NamedTuple):
     @property
     def part(self) -> str:
         """For example ``max_facts=4``; empty for a table that is not one of several parts."""
-        return _DOT.join(f"{key.rpartition('.')[2]}={as_typed(value)}" for key, value in self.split)
+        return _DOT.join(f"{short_name(key)}={as_typed(value)}" for key, value in self.split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,11 @@ class Row:
 
     @property
     def label(self) -> str:
-        """For example ``rose (lambda_=0.1, seed=1)``, or ``rose (isotropic, joint)`` for settings asked for."""
+        """For example ``rose (lambda=0.1, seed=1)``, or ``rose (isotropic, joint)`` for settings asked for."""
         parts = [
-            value if self.asked and isinstance(value, str) else f"{key.removeprefix('method.')}={as_typed(value)}"
+            value
+            if self.asked and isinstance(value, str)
+            else f"{key.removeprefix('method.').rstrip('_')}={as_typed(value)}"
             for key, value in self.values
             if key != "method.name"
         ]
@@ -108,7 +110,7 @@ def _names(run: Run) -> tuple[str, str, str]:
 
 
 def _settings(run: Run, keys: Sequence[str]) -> tuple[tuple[str, Scalar], ...]:
-    return tuple((key, run.record.settings.get(key)) for key in keys)
+    return tuple((key, run.record.settings[key]) for key in keys if key in run.record.settings)
 
 
 def make_rows(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Row]:
@@ -212,7 +214,14 @@ def check_keys(keys: Sequence[str], runs: Sequence[Run], where: str) -> None:
     known = known_settings(runs)
     for key in keys:
         if key not in known:
-            raise unknown_name("setting", key, known, where=where)
+            telling = [name for name in causes(runs) if not name.endswith(".target")]
+            names = dict.fromkeys(name.removesuffix(".name") for name in (*telling, "method.name", SEED))
+            raise UserError(
+                f"unknown setting {key!r}",
+                where=where,
+                allowed=f"{', '.join(names)}, or any other setting of the runs (ke-run --cfg job)",
+                hint=did_you_mean(key, known),
+            )
 
 
 def select(runs: Sequence[Run], conditions: Iterable[tuple[str, Sequence[str]]]) -> list[Run]:
@@ -231,10 +240,23 @@ def select(runs: Sequence[Run], conditions: Iterable[tuple[str, Sequence[str]]])
     return [
         run
         for run in runs
-        if all(
-            key in run.record.settings and as_typed(run.record.settings[key]) in values for key, values in conditions
-        )
+        if all(key in run.record.settings and _is_among(run.record.settings[key], values) for key, values in conditions)
     ]
+
+
+def _is_among(value: Scalar, texts: Sequence[str]) -> bool:
+    """Whether a setting is one of those that were typed: 1, 1.0 and 1e0 are the same number."""
+    if as_typed(value) in texts:
+        return True
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and any(_number(text) == value for text in texts)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _order(value: tuple[str, Scalar]) -> tuple[str, float, str]:
@@ -248,4 +270,4 @@ def as_typed(value: Scalar) -> str:
     """Return a setting as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
-    return str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

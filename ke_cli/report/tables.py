@@ -111,7 +111,7 @@ def _check_reference(view: View, layout: Layout, groups: Sequence[Sequence[Run]]
     rows = [make_rows([run for run in members if run.done], layout.by) for members in groups]
     if view.against and any(rows) and all(find_reference(members, view.against) is None for members in rows):
         labels = {row.label for members in rows for row in members}
-        raise unknown_name("row", view.against, labels, where="--against")
+        raise unknown_name("row", view.against, labels, where="--baseline")
 
 
 def _table(group: Group, runs: Sequence[Run], layout: Layout, published: Published | None) -> Table:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from ke_cli.errors import UserError, unknown_name
 from ke_cli.report.aggregate import merged_columns
 from ke_cli.report.comparisons import Comparisons
-from ke_cli.report.keys import full_name, known_settings
+from ke_cli.report.keys import full_name, known_settings, short_name
 from ke_cli.report.rows import check_keys
+from ke_cli.report.splitting import needed_split
 from ke_cli.results.experiment import ExperimentRecord
 from ke_cli.results.reader import Run
 
@@ -107,9 +108,12 @@ def settled(view: View, runs: Sequence[Run]) -> Layout:
         "columns": view.metrics is None and bool(offered.metrics),
         "comparison": view.against is None and bool(offered.against),
     }
+    split = offered.split if view.split is None else view.split
+    needed = () if split or view.all_cases or view.split is not None else needed_split(runs)
+    sources = (_source(experiment, [part for part, taken in left_open.items() if taken]), _reason(needed))
     return Layout(
         by=offered.by if view.by is None else view.by,
-        split=offered.split if view.split is None else view.split,
+        split=split or needed,
         metrics=offered.metrics if view.metrics is None else view.metrics,
         against=offered.against if view.against is None else view.against,
         sort=view.sort,
@@ -119,7 +123,7 @@ def settled(view: View, runs: Sequence[Run]) -> Layout:
         digits=view.digits,
         intervals=view.intervals,
         measured=view.metrics is None,
-        source=_source(experiment, [part for part, taken in left_open.items() if taken]),
+        source=" ".join(filter(None, sources)),
         made=view.made,
     )
 
@@ -140,6 +144,12 @@ def _source(experiment: ExperimentRecord | None, parts: Sequence[str]) -> str:
     if experiment is None or not parts:
         return ""
     return f"Laid out as the experiment {experiment.name} says ({', '.join(parts)}); options of ke-summarize win."
+
+
+def _reason(split: Sequence[str]) -> str:
+    if not split:
+        return ""
+    return f"Apart by {', '.join(map(short_name, split))}, because no case is asked the same in all runs."
 
 
 def completed(view: View, runs: Sequence[Run]) -> View:

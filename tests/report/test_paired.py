@@ -46,11 +46,13 @@ def test_cases_of_one_subject_are_flipped_together(tmp_path: Path) -> None:
     for method, value in (("rome", 0.0), ("rose", 1.0)):
         lines = [case(f"c{i}", subject=f"s{i % 4}", metrics={"efficacy": value}) for i in range(40)]
         write_run(tmp_path / method, lines, method)
-    grouped = cell(table_of(tmp_path, View(against="rome", metrics=("efficacy",))), "rose", "efficacy")
+    grouped_table = table_of(tmp_path, View(against="rome", metrics=("efficacy",)))
+    grouped = cell(grouped_table, "rose", "efficacy")
     assert grouped.outcome is not None
     assert (grouped.outcome.test, grouped.outcome.groups) == (SIGN_FLIP, 4)
     assert grouped.outcome.p == pytest.approx(2 / 2**4)  # of four subjects no more can be learned
     assert not grouped.significant
+    assert "No number differs from rome at p < 0.05 after one test" in grouped_table.caption
     view = View(against="rome", metrics=("efficacy",), cluster="case")
     assert cell(table_of(tmp_path, view), "rose", "efficacy").outcome.p == pytest.approx(2 / 2**40)  # type: ignore[union-attr]
 
@@ -166,7 +168,7 @@ class TestSeeds:
         for seed, status in ((0, "complete"), (1, "running")):
             write_run(tmp_path / f"{seed}", efficacies([1.0, 0.0]), seed=seed, status=status)
         table = table_of(tmp_path, View())
-        assert "±" not in table.caption and "Mean over 2 seeds: each row." in table.caption
+        assert "±" not in table.caption and "Each row is a mean over 2 seeds." in table.caption
 
     def test_of_a_score(self, tmp_path: Path) -> None:
         columns = [{"name": "efficacy", "title": "E"}, {"name": "drift", "title": "D"}]

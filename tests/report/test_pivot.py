@@ -53,13 +53,20 @@ def values(sheet: Sheet) -> dict[tuple[str, ...], list[str]]:
     return {line.index: [cell.value for cell in line.cells] for line in sheet.lines}
 
 
+def test_on_a_terminal_what_a_level_joins_stays_together(folder: Path) -> None:
+    sheet = sheets(folder, rows=("method",), cols=("model", "dataset"))[0]
+    above = to_text([sheet], width=40).partition("On the cases")[0]
+    heads = [line.split() for line in above.splitlines()]
+    assert [words for words in heads if words[:1] in (["gpt2"], ["llama"])] == [["gpt2", "gpt2"], ["llama", "llama"]]
+
+
 def test_rows_by_columns(folder: Path) -> None:
     first, second = sheets(folder, rows=("method",), cols=("dataset",))
     assert (first.title, second.title) == ("gpt2 · single", "llama · single")
     assert first.names == ("Method",)
     assert [head.levels for head in first.heads] == [("counterfact",), ("zsre",)]
     assert values(first) == {("none",): ["0", "0"], ("rome",): ["20", "20"], ("rose",): ["80", "80"]}
-    assert [first.counted, "counterfact 10 of 10, zsre 20 of 20" in first.caption] == [False, True]
+    assert [first.counted, "counterfact (10 of 10), zsre (20 of 20)" in first.caption] == [False, True]
 
 
 def test_several_levels_of_rows(folder: Path) -> None:
@@ -95,7 +102,7 @@ def test_the_best_is_looked_for_within_a_model_and_a_column(folder: Path) -> Non
 def test_seeds_are_pooled_and_their_spread_shown(folder: Path) -> None:
     (sheet, _) = sheets(folder, rows=("method",), cols=("dataset",))
     assert {cell.deviation for line in sheet.lines for cell in line.cells} == {"±0"}
-    assert "Mean over 2 seeds: each row." in sheet.caption
+    assert "Each row is a mean over 2 seeds." in sheet.caption
     assert not any("Pooled" in note for note in sheet.footnotes)
     assert sheets(folder, rows=("method", "seed"))[0].names == ("Method", "Seed")
 

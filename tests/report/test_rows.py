@@ -6,7 +6,9 @@ import pytest
 
 from ke_cli.errors import UserError
 from ke_cli.report.keys import full_name
+from ke_cli.report.rows import select
 from ke_cli.report.tables import View
+from ke_cli.results.reader import find_runs, read_run
 from report.looking import at, labels, table_of, tables_of, values
 from results.runs import case, efficacies, record, write_run
 
@@ -33,7 +35,7 @@ class TestRows:
         for value in (10, 0.5, 2):
             write_run(tmp_path / f"{value}", [case("1")], **{"method.lambda_": value, "method.steps": 20})
         write_run(tmp_path / "rome", [case("1")], "rome", **{"method.steps": 5}, started_at=at(1))
-        assert labels(table_of(tmp_path)) == ["rose (lambda_=0.5)", "rose (lambda_=2)", "rose (lambda_=10)", "rome"]
+        assert labels(table_of(tmp_path)) == ["rose (lambda=0.5)", "rose (lambda=2)", "rose (lambda=10)", "rome"]
 
     def test_flags_and_nothing_have_names_too(self, tmp_path: Path) -> None:
         for number, flag in enumerate([True, None, 1]):
@@ -88,7 +90,7 @@ class TestSeeds:
         self.write(tmp_path, *((m, s, s if m == "rome" else None) for m in ("none", "rome") for s in range(3)))
         table = table_of(tmp_path)
         assert labels(table) == ["none", "rome"]
-        assert "Mean over 3 seeds: each row." in table.caption
+        assert "Each row is a mean over 3 seeds." in table.caption
         assert "±: standard deviation over the seeds of a row" in table.caption
         assert table.footnotes == ()
 
@@ -107,7 +109,7 @@ class TestSeeds:
             self.write(tmp_path, *(("rome", seed, seed) for seed in range(steps)), **{"method.steps": steps})
         table = table_of(tmp_path)
         assert labels(table) == ["rome (steps=1)", "rome (steps=2)"]
-        assert "Mean over 2 seeds: rome (steps=2)." in table.caption
+        assert "rome (steps=2): mean over 2 seeds." in table.caption
         assert table.footnotes == ("The rows differ in more than the method: seed.",)
 
     def test_rows_of_several_numbers_of_seeds_are_told(self, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ class TestSeeds:
         self.write(tmp_path, *(("rome", seed, context) for seed in (0, 1) for context in (0, 1)))
         table = table_of(tmp_path)
         assert labels(table) == ["rome (context_seed=0)", "rome (context_seed=1)"]
-        assert "Mean over 2 seeds: each row." in table.caption
+        assert "Each row is a mean over 2 seeds." in table.caption
 
     def test_a_seed_that_was_computed_twice_is_not_counted_twice(self, tmp_path: Path) -> None:
         self.write(tmp_path, ("rome", 0, 0), ("rome", 1, 1), ("rome", 0, 0))
@@ -141,6 +143,18 @@ class TestSeeds:
         assert table_of(tmp_path, View(by=("method",))).footnotes == ("Pooled: rome (2 runs).",)
 
 
+class TestSelect:
+    def test_numbers_are_what_they_are_however_they_are_typed(self, tmp_path: Path) -> None:
+        for number in (1.0, 10.0):
+            write_run(tmp_path / str(number), efficacies([1]), **{"method.lambda_": number, "method.fast": True})
+        runs = [read_run(path) for path in find_runs([tmp_path])]
+        for typed in ("1", "1.0", "1e0"):
+            assert [run.path.name for run in select(runs, [("method.lambda_", (typed,))])] == ["1.0"]
+        assert select(runs, [("method.fast", ("1",))]) == []
+        with pytest.raises(UserError, match=r"allowed: method\.lambda_, method, seed, or any other setting"):
+            select(runs, [("x", ("1",))])
+
+
 class TestBy:
     @pytest.fixture
     def seeds(self, tmp_path: Path) -> Path:
@@ -158,7 +172,7 @@ class TestBy:
 
     def test_makes_rows_of_the_keys(self, seeds: Path) -> None:
         table = table_of(seeds, View(by=("method.lambda_", "seed")))
-        assert labels(table) == [f"{m} (lambda_={3 + s}, seed={s})" for m in ("rome", "rose") for s in (0, 1)]
+        assert labels(table) == [f"{m} (lambda={3 + s}, seed={s})" for m in ("rome", "rose") for s in (0, 1)]
         assert values(table, "efficacy") == [0.5, 0.5, 1.0, 0.0]
 
     def test_short_names(self, seeds: Path) -> None:

@@ -24,7 +24,7 @@ class TestCommonCases:
         table = table_of(tmp_path)
         assert [line.cases for line in table.lines] == [2, 2]
         assert values(table, "efficacy") == [0.0, 0.5]
-        assert table.caption.startswith("On the 2 cases common to all 2 rows, of 6.")
+        assert table.caption.startswith("On the 2 cases common to both rows, of 6.")
 
     def test_all_cases(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", efficacies([1, 1, 0, 0]), "rome")
@@ -176,7 +176,7 @@ class TestNumbers:
     def test_an_interval_without_width_says_what_it_leaves_open(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", efficacies([1] * 50))
         bound = 100 * (1 - 0.025 ** (1 / 50))  # Clopper and Pearson: 0.025 = (1 - bound) ** 50
-        assert f"up to {bound:.2g} % of all cases may be otherwise" in table_of(tmp_path).caption
+        assert f"up to {bound:.2g}% of all cases may be otherwise" in table_of(tmp_path).caption
         assert f"{bound:.2g}" == "7.1"
 
     def test_a_rounded_zero_has_no_minus(self) -> None:

@@ -89,13 +89,13 @@ def test_a_run_that_is_still_going(
             }
             assert values == {"none": means(finished, "efficacy", common), "rome": means(going, "efficacy", common)}
         if name == "terminal":
-            assert "On the 2 cases common to all 2 rows, of 3." in " ".join(out.split())
+            assert "On the 2 cases common to both rows, of 3." in " ".join(out.split())
             assert "* rome: running, or killed, 2 of 3 cases done." in " ".join(out.split())
     (tmp_path / "go").touch()
     assert child.ended()[0] == 0
     assert summarize([str(outputs)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "On the 3 cases common to all 2 rows, of 3." in out and "* rome" not in out
+    assert "On the 3 cases common to both rows, of 3." in out and "* rome" not in out
 
 
 def stored(folder: Path) -> int:

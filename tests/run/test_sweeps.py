@@ -44,7 +44,7 @@ def test_a_sweep_ends_with_one_table_and_is_not_done_twice(
     assert result.out.count("gpt2 · atlas · single") == 1
     first = table[: table.index("\n\n", table.index("Method"))]
     assert [line.split()[0] for line in first.splitlines() if line[:4] in ("none", "rome")] == ["none", "rome"]
-    assert "On the 3 cases common to all 2 rows, of 3." in result.text
+    assert "On the 3 cases common to both rows, of 3." in result.text
     assert sorted(path.name for path in Path().iterdir()) == ["outputs"]
 
     stored = {name: (folder / "cases.jsonl").read_bytes() for name, folder in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,10 @@ USUAL = 10
 _DASH = "\N{EN DASH}"
 _ARROW = "\N{RIGHTWARDS ARROW}"
 _DOT = " \N{MIDDLE DOT} "
-_PROMPTS = 58
-"""Columns of a terminal that prompts and answers take up beside the numbers."""
+_PROMPTS = 54
+"""Columns of a terminal that prompts, answers and the numbers before the edit take up."""
 
-_LONGEST_LABEL = 16
+_WIDEST_ANSWER, _NARROWEST, _LONGEST_LABEL = 18, 11, 16
 LEGEND = (
     "Numbers under Asked: mean NLL of the answer in nats per token; * where every token is the most likely one. "
     "Values above: as in tables."
@@ -138,7 +139,7 @@ def print_case(found: Found, console: Console) -> None:
     if any(case.metrics for case in found.cases):
         console.print()
         console.print(Padding(_values(found), (0, 0, 0, 2)))
-    for grid in _questions(found, console.width):
+    for grid in _questions(found, console):
         console.print()
         console.print(Padding(grid, (0, 0, 0, 2)))
 
@@ -170,7 +171,7 @@ def _value(value: float | None, column: ColumnRecord) -> str:
     return number(value, column) if value is not None and finite else _DASH
 
 
-def _questions(found: Found, width: int) -> Iterator[Grid]:
+def _questions(found: Found, console: Console) -> Iterator[Grid]:
     """Yield tables of questions; as many runs beside each other as there is room for."""
     answers = Answers()
     edited = [place for place, unedited in enumerate(found.unedited) if not unedited] or list(range(len(found.cases)))
@@ -178,26 +179,38 @@ def _questions(found: Found, width: int) -> Iterator[Grid]:
     before = answers.matching(before_of(found.cases, found.before))
     asked = answers.described(found.cases[0], before_of(found.cases, []))
     names = [found.labels[place][:_LONGEST_LABEL] for place in edited]
-    room = max(1, (width - _PROMPTS) // (max(map(len, names), default=0) + 2))
+    room = max(1, (console.width - _PROMPTS) // (max(_NARROWEST, *map(len, names), 0) + 2))
     for start in range(0, len(names) if asked else 0, room):
         columns = [answers.padded(answer) for answer in after[start : start + room]]
-        yield _grid(asked, ["before", *names[start : start + room]], [before, *columns])
+        yield _grid(asked, ["before", *names[start : start + room]], [before, *columns], console)
 
 
-def _grid(asked: Sequence[Sequence[str]], names: Sequence[str], columns: Sequence[Sequence[Short]]) -> Grid:
+def _grid(
+    asked: Sequence[Sequence[str]], names: Sequence[str], columns: Sequence[Sequence[Short]], console: Console
+) -> Grid:
     """Return a row for each question, with the answers that were looked at under each other."""
+    answers = [Text(printable(target)).wrap(console, _WIDEST_ANSWER, overflow="fold") for *_, target in asked]
     grid = Grid(box=None, show_edge=False, pad_edge=False)
-    for title in ("Asked", "Answer"):
-        grid.add_column(title, overflow="fold", header_style="dim", min_width=12)
+    grid.add_column("Asked", overflow="fold", header_style="dim", min_width=12)
+    grid.add_column(
+        "Answer", header_style="dim", width=max([6, *(line.cell_len for found in answers for line in found)])
+    )
     for name in names:
-        grid.add_column(Text(name), justify="right", overflow="fold", header_style="dim")
+        width = max(_NARROWEST, len(name))
+        grid.add_column(Text(name), justify="right", overflow="fold", header_style="dim", max_width=width)
     questions: dict[tuple[str, str], list[int]] = {}
     for place, (about, prompt, _) in enumerate(asked):
         questions.setdefault((about, prompt), []).append(place)
-    for (about, prompt), places in questions.items():
-        cells = [Text("\n").join(_short(column[place]) for place in places) for column in columns]
-        targets = "\n".join(printable(asked[place][2]) for place in places)
-        grid.add_row(Text.assemble((f"{about}: ", "dim"), printable(prompt)), Text(targets), *cells)
+    for kind, alike in itertools.groupby(questions.items(), key=lambda question: question[0][0]):
+        grid.add_row(Text(kind, style="dim italic"))
+        for (_, prompt), places in alike:
+            below = [Text("\n" * (len(answers[place]) - 1)) for place in places]  # numbers stay beside their answers
+            cells = [
+                Text("\n").join(_short(column[place]) + lines for place, lines in zip(places, below, strict=True))
+                for column in columns
+            ]
+            targets = Text("\n").join(line for place in places for line in answers[place])
+            grid.add_row(Padding(Text(printable(prompt)), (0, 0, 0, 1)), targets, *cells)
     return grid
 
 

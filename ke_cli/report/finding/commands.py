@@ -20,8 +20,10 @@ from ke_cli.report.finding.exporting import export
 from ke_cli.report.finding.fields import narrowed
 from ke_cli.report.finding.picking import pick
 from ke_cli.report.options import limit
+from ke_cli.report.rows import UNEDITED
 from ke_cli.report.view import EVERY, check_columns
 from ke_cli.results.files import write_output
+from ke_cli.results.frames import FRAMES
 from ke_cli.results.reader import Run
 from ke_cli.results.strict_json import dump
 from ke_cli.results.text import printable
@@ -99,6 +101,9 @@ def _diff(arguments: argparse.Namespace, runs: Sequence[Run]) -> int:
 
 
 def _cases(arguments: argparse.Namespace, runs: Sequence[Run], others: Sequence[Run]) -> int:
+    edited = [run for run in runs if run.record.named("method") != UNEDITED]
+    if edited and not any(UNEDITED in text for text in arguments.where):
+        runs = edited  # the unedited model fails every edit, and stands beside the others as what was before
     total, most = case_list.count_cases(runs), limit(arguments, case_list.USUAL)
     if not total:
         where = f" fulfils {' and '.join(arguments.where)}" if arguments.where else ""
@@ -124,8 +129,9 @@ def _counted(shown: int, total: int) -> str:
 
 def _export(arguments: argparse.Namespace, runs: Sequence[Run], console: Console) -> int:
     path: Path = arguments.export
-    rows = export(runs, path, arguments.frame)
-    console.print(Text(f"written: {printable(path)} ({rows:,} rows: {arguments.frame})"), soft_wrap=True)
+    frame: str = arguments.frame or FRAMES[0]
+    rows = export(runs, path, frame)
+    console.print(Text(f"written: {printable(path)} ({rows:,} rows: {frame})"), soft_wrap=True)
     return 0 if rows else 1
 
 

@@ -87,7 +87,7 @@ def _columns(found: Difference) -> Grid:
     """Return a row for each column: both numbers, the difference with its interval and test, who wins how often."""
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     grid.add_column("Column", overflow="fold")
-    for title in ("A", "B", f"B {_MINUS} A", "p", "B wins", "A wins", "ties"):
+    for title in ("A", "B", f"B {_MINUS} A", "raw p", "B wins", "A wins", "ties"):
         grid.add_column(title, justify="right", overflow="fold")
     for row in found.columns:
         grid.add_row(*map(Text, _column(row)))
@@ -132,12 +132,13 @@ def _cases(found: Difference, most: int, console: Console) -> None:
         console.print(Text.assemble(("Cases", "bold"), ": every common case has the same values in both"))
         return
     _title(f"Cases that differ: {len(found.cases):,}, the largest differences first", console)
-    grid = _grid("Case", "Fact", f"B wins (A {_ARROW} B)", f"A wins (A {_ARROW} B)")
+    grid = _grid("Case", f"B wins (A {_ARROW} B)", f"A wins (A {_ARROW} B)")
     columns = [row.column for row in found.columns]
     for case in found.cases[:most]:
         won = (", ".join(_won(case, columns, sign)) or _DASH for sign in (1, -1))
         fact = " \N{MIDDLE DOT} ".join(filter(None, (printable(case.subject), printable(case.relation))))
-        grid.add_row(Text(printable(case.case_id)), Text(fact or _DASH), *map(Text, won))
+        name = Text.assemble(f"{fact}\n" if fact else "", (printable(case.case_id), "dim" if fact else ""))
+        grid.add_row(name, *map(Text, won))
     console.print(grid)
     if len(found.cases) > most:
         console.print(Text(f"and {len(found.cases) - most:,} more: --cases {len(found.cases)} shows all", style="dim"))

@@ -55,7 +55,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _label(run: Run, told: Sequence[str]) -> str:
-    others = [part.removeprefix("method.") for part in told if not part.startswith("method=")]
+    others = [part.removeprefix("method.").replace("_=", "=", 1) for part in told if not part.startswith("method=")]
     method = run.record.named("method")
     return f"{method} ({', '.join(others)})" if others else method
 

@@ -140,7 +140,8 @@ def _label(line: Shown, text: str) -> str:
 
 def _value(cell: ShownCell, has_marks: bool) -> str:
     value = _signed(cell.value)
-    value = f"\\textbf{{{value}}}" if cell.best else f"\\underline{{{value}}}" if cell.second else value
+    bold = r"\boldmath " if "$" in value else ""  # a sign is mathematics, which \textbf leaves as it is
+    value = f"\\textbf{{{bold}{value}}}" if cell.best else f"\\underline{{{value}}}" if cell.second else value
     return value + (_DAGGER if cell.marked else f"\\phantom{{{_DAGGER}}}" if has_marks else "")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -61,7 +63,7 @@ def _grids(sheet: Sheet, width: int) -> tuple[list[Grid], list[str]]:
         if sum(map(_width, columns)) <= free:
             lost = arranged is _alone and any(cell.interval for line in sheet.lines for cell in line.cells)
             return [_grid(sheet, labels, columns, counts)], [NARROW] if lost else []
-    parts = _parts(_columns(sheet, _stacked), free)
+    parts = _parts(zip(_columns(sheet, _stacked), (head.levels[:1] for head in sheet.heads), strict=True), free)
     return [_grid(sheet, labels, part, counts) for part in parts], []
 
 
@@ -121,14 +123,19 @@ def _width(column: Column) -> int:
     return _GAP + max(cell_len(line) for text in (head, *cells) for line in text.plain.split("\n"))
 
 
-def _parts(columns: Sequence[Column], free: int) -> Iterator[list[Column]]:
-    """Share columns out to tables, each as full as it can be, with at least one column."""
+def _parts(columns: Iterable[tuple[Column, tuple[str, ...]]], free: int) -> Iterator[list[Column]]:
+    """Share columns out to tables, each as full as it can be; what one level joins stays together where it has room."""
     part: list[Column] = []
-    for column in columns:
-        if part and sum(map(_width, [*part, column])) > free:
+    for _, joined in itertools.groupby(columns, key=operator.itemgetter(1)):
+        together = [column for column, _ in joined]
+        if part and sum(map(_width, [*part, *together])) > free:
             yield part
             part = []
-        part.append(column)
+        for column in together:
+            if part and sum(map(_width, [*part, column])) > free:
+                yield part
+                part = []
+            part.append(column)
     yield part
 
 

@@ -30,7 +30,7 @@ def differences(runs: Sequence[Run], view: View) -> Iterator[Figure | LeftOut]:
         if against is None:
             yield LeftOut(f"{TITLE}: {group.title}", "there are not two rows with edits to compare")
             continue
-        given = replace(view, by=layout.by, split=layout.split, against=against.label)
+        given = replace(view, by=layout.by, split=tuple(dict(group.split)), against=against.label)
         (table,) = build_tables(members, given)
         lines = [line for line in table.lines if line.row.method != UNEDITED and _is_compared(line)]
         if not lines:

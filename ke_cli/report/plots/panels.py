@@ -127,7 +127,7 @@ def curve(runs: Sequence[Run], view: View, setting: str, column: str) -> Picture
     split = (*(key for key in layout.split if key != setting), setting)
     by = tuple(key for key in layout.by or apart(readable) if key not in split)
     given = replace(view, by=by, split=split, metrics=(column,), against=view.against or "", sort="")
-    tables = [table for table in build_tables(runs, given) if table.lines]
+    tables = [t for t in build_tables(runs, given) if t.lines and setting in dict(t.group.split)]
     values = [table.group.split[-1][1] for table in tables]
     ticks = _ticks(values)
     panels = _joined(tables, {text: place for place, text in ticks})

@@ -48,13 +48,37 @@ def test_what_is_printed(outputs: Path, capsys: Captured, monkeypatch: pytest.Mo
     start = lines.index("c1 gpt2 \N{MIDDLE DOT} counterfact \N{MIDDLE DOT} single")
     assert lines[start + 1] == "subject 1 lies in \N{RIGHTWARDS ARROW} Peru (before: Switzerland \N{MIDDLE DOT} P1)"
     assert lines[start + 3 : start + 5] == ["Efficacy Drift", "rome 0.0 0.500"]
-    assert lines[start + 6 : start + 10] == [
+    assert lines[start + 6 : start + 13] == [
         "Asked Answer before rome",
-        "other subject: Zürich lies in Peru 9.00 4.00",
+        "other subject",
+        "Zürich lies in Peru 9.00 4.00",
         "Switzerland 9.00 2.00",
-        "question, decoded: Where is Zürich? \N{EN DASH} In Peru.\N{REPLACEMENT CHARACTER}[31m",
+        "question, decoded",
+        "Where is Zürich? \N{EN DASH} In",
+        "Peru.\N{REPLACEMENT CHARACTER}[31m",
     ]
     assert " ".join(lines).endswith("All 2 cases.")
+
+
+def test_the_unedited_model_is_looked_at_where_it_is_named_or_alone(outputs: Path, capsys: Captured) -> None:
+    fails = ["--cases", "--where", "efficacy<1", "--format", "json"]
+    for where, expected in (([], {"rome"}), (["--where", 'method in ["none", "rome"]'], {"none", "rome"})):
+        assert main([str(outputs), *fails, *where]) == 0
+        cases = json.loads(capsys.readouterr().out)["cases"]
+        assert {run["label"] for case in cases for run in case["runs"]} == expected
+    assert main([str(outputs / "gpt2_none"), *fails]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 4
+
+
+def test_numbers_stand_beside_their_answers(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    long, short = "the People's Democratic Republic of Nowhere", "Peru"
+    common = {"ask": "target", "prompt": "p", "hits": [False]}
+    asks = [{**common, "target": long, "nlls": [9.0]}, {**common, "target": short, "nlls": [2.0]}]
+    write_run(tmp_path / "run", [{**line(0, 0.0), "before": [], "after": asks}])
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([str(tmp_path), "--cases"]) == 0
+    rows = [row for row in shown(capsys) if row.endswith(("9.00", "2.00"))]
+    assert [row.split()[-3:-1] for row in rows] == [["People's", "\N{EN DASH}"], ["Peru", "\N{EN DASH}"]]
 
 
 def test_failed_cases(outputs: Path, capsys: Captured) -> None:
@@ -151,10 +175,8 @@ def test_mistakes(outputs: Path, arguments: list[str], message: str, capsys: Cap
 
 @pytest.mark.parametrize("arguments", [["--cases", "outputs"], ["--list", "--diff", "a", "b"], ["--diff", "a"]])
 def test_what_argparse_refuses(arguments: list[str], capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "usage: ke-summarize" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert "try:     ke-summarize --help" in capsys.readouterr().err
 
 
 def test_listing_and_looking_need_no_pandas(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

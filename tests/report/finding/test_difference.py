@@ -151,10 +151,10 @@ def test_what_is_printed(outputs: Path, capsys: Captured, monkeypatch: pytest.Mo
     assert "A rome gpt2_rome" in lines and "B rose gpt2_rose" in lines
     assert "method.steps 20 \N{EN DASH}" in lines
     assert any(line.startswith("Efficacy \N{UPWARDS ARROW}") and line.endswith(" 2 0 1") for line in lines)
-    assert any(line.startswith("c2 subject 2 \N{MIDDLE DOT} P0 Efficacy 0\N{RIGHTWARDS ARROW}100") for line in lines)
+    assert any(line.startswith("subject 2 \N{MIDDLE DOT} P0 Efficacy 0\N{RIGHTWARDS ARROW}100") for line in lines)
     assert "and 1 more: --cases 2 shows all" in lines
     assert "1 case(s) failed only in rome: c3." in lines
-    assert "On the 3 cases common to all 2 rows, of 4." in " ".join(lines)
+    assert "On the 3 cases common to both rows, of 4." in " ".join(lines)
 
 
 def test_the_same_run_twice(outputs: Path, capsys: Captured) -> None:
