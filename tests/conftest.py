@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,7 +26,7 @@ FUZZ = os.environ.get("KE_FUZZ")
 
 settings.register_profile(
     "ke-run",
-    max_examples=int(FUZZ or 25),
+    max_examples=int(FUZZ or 15),
     derandomize=FUZZ is None,
     deadline=None,
     database=None,
@@ -38,6 +40,42 @@ def usual_signals() -> None:
     """Signals as a terminal leaves them; ``nohup`` and shells without job control have children ignore some."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """Hydra's work done once where it does it twice: half of what a run on a tiny model takes.
+
+    The same few interpolations are parsed in every composition. And Hydra composes the configuration of every command
+    line to look for ``hydra.mode`` before it composes it for use; only an experiment or ``hydra.`` can have set it.
+    """
+    import omegaconf._utils
+    import omegaconf.base
+    from hydra._internal.hydra import Hydra
+    from omegaconf.grammar_parser import parse
+
+    real, parsed = Hydra.get_mode, functools.cache(parse)
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> object:
+        if any("experiment" in override or "hydra" in override for override in overrides):
+            return real(self, config_name, overrides)
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", get_mode)
+        for module in (omegaconf.base, omegaconf._utils):
+            patch.setattr(module, "parse", parsed)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def facts_once() -> Iterator[None]:
+    """The cases of the bundled facts, built once: a third of what a run on a tiny model takes."""
+    from ke_cli.data.atlas import Atlas
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Atlas, "load", functools.cache(Atlas.load))
+        yield
 
 
 @pytest.fixture(scope="session")

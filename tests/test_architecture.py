@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,8 +105,14 @@ def layer(module: str) -> str:
     return LAYERS[prefix]
 
 
-def imports(path: Path) -> Iterator[Import]:
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")).body, at_top=True, for_types=False)
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
+    return tuple(_imports(parsed(path).body, at_top=True, for_types=False))
 
 
 def _imports(nodes: list[ast.stmt], *, at_top: bool, for_types: bool) -> Iterator[Import]:
@@ -135,9 +142,11 @@ def of_the_package(path: Path) -> Iterator[tuple[Import, str]]:
             yield found, layer(module)
 
 
-@pytest.fixture(params=FILES, ids=module_name)
-def path(request: pytest.FixtureRequest) -> Path:
-    return request.param
+def offenders(rule: Callable[[Path], Iterator[str]], *layers: str) -> list[str]:
+    """What breaks a rule, in the files of some layers or in all: the file, then what the rule says about it."""
+    files = [path for path in FILES if not layers or layer(module_name(path)) in layers]
+    assert files
+    return [f"{path.relative_to(ROOT)}: {found}" for path in files for found in rule(path)]
 
 
 def test_every_module_is_found_and_has_a_layer() -> None:
@@ -154,73 +163,93 @@ def test_the_order_of_imports_has_no_circle() -> None:
     assert done == set(MAY_IMPORT)
 
 
-def test_imports_run_one_way(path: Path) -> None:
-    own = layer(module_name(path))
-    for found, other in of_the_package(path):
-        allowed = {own, *MAY_IMPORT[own], *(TYPES_FROM.get(own, set()) if found.for_types else set())}
-        assert other in allowed, f"line {found.line}: {own} must not import {other} ({found.name})"
+def test_imports_run_one_way() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        own = layer(module_name(path))
+        for found, other in of_the_package(path):
+            allowed = {own, *MAY_IMPORT[own], *(TYPES_FROM.get(own, set()) if found.for_types else set())}
+            if other not in allowed:
+                yield f"line {found.line}: {own} must not import {other} ({found.name})"
+
+    assert offenders(rule) == []
 
 
-def test_what_starts_fast_imports_nothing_heavy_at_the_top(path: Path) -> None:
-    if layer(module_name(path)) not in STARTS_FAST:
-        return
-    for found in imports(path):
-        if found.at_top and not found.for_types:
-            assert found.name.partition(".")[0] not in HEAVY, f"line {found.line}: {found.name}"
+def test_what_starts_fast_imports_nothing_heavy_at_the_top() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        at_top = (found for found in imports(path) if found.at_top and not found.for_types)
+        yield from named(at_top, HEAVY)
+
+    assert offenders(rule, *STARTS_FAST) == []
 
 
-def test_nor_through_a_module_that_is_slow_to_start(path: Path) -> None:
-    if layer(module_name(path)) not in STARTS_FAST:
-        return
-    for found, other in of_the_package(path):
-        if found.at_top and not found.for_types:
-            assert other in STARTS_FAST, f"line {found.line}: {found.name}"
+def named(found: Iterable[Import], packages: set[str]) -> Iterator[str]:
+    """Those imports that are of one of these packages."""
+    for each in found:
+        if each.name.partition(".")[0] in packages:
+            yield f"line {each.line}: {each.name}"
 
 
-def test_files_and_tables_need_no_torch_at_all(path: Path) -> None:
-    if layer(module_name(path)) not in NEVER:
-        return
-    for found in imports(path):
-        assert found.name.partition(".")[0] not in HEAVY - {"pandas"}, f"line {found.line}: {found.name}"
+def test_nor_through_a_module_that_is_slow_to_start() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        for found, other in of_the_package(path):
+            if found.at_top and not found.for_types and other not in STARTS_FAST:
+                yield f"line {found.line}: {found.name}"
+
+    assert offenders(rule, *STARTS_FAST) == []
 
 
-def test_only_the_configuration_knows_hydra_and_omegaconf(path: Path) -> None:
-    if layer(module_name(path)) in {"config", "commands"}:
-        return
-    for found in imports(path):
-        assert found.name.partition(".")[0] not in {"hydra", "omegaconf"}, f"line {found.line}: {found.name}"
+def test_files_and_tables_need_no_torch_at_all() -> None:
+    assert offenders(lambda path: named(imports(path), HEAVY - {"pandas"}), *NEVER) == []
 
 
-def test_nothing_is_unpickled_and_no_foreign_code_is_trusted(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for found in imports(path):
-        assert found.name.partition(".")[0] not in {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in {"torch.load", "eval", "exec", "pandas.read_pickle"}, f"line {node.lineno}: {called}"
-            for keyword in node.keywords:
-                trusting = keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) == "True"
-                assert not trusting, f"line {node.lineno}: trust_remote_code=True"
+def test_only_the_configuration_knows_hydra_and_omegaconf() -> None:
+    others = set(MAY_IMPORT) - {"config", "commands"}
+    assert offenders(lambda path: named(imports(path), {"hydra", "omegaconf"}), *others) == []
 
 
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+def test_nothing_is_unpickled_and_no_foreign_code_is_trusted() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        yield from named(imports(path), {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"})
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called in {"torch.load", "eval", "exec", "pandas.read_pickle"}:
+                    yield f"line {node.lineno}: {called}"
+                if any(one.arg == "trust_remote_code" and ast.unparse(one.value) == "True" for one in node.keywords):
+                    yield f"line {node.lineno}: trust_remote_code=True"
+
+    assert offenders(rule) == []
 
 
-def test_functions_are_short(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node, clean=False) or ""
-            lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring.splitlines())
-            assert lines <= 40, f"line {node.lineno}: {node.name} has {lines} lines besides its docstring"
+def test_files_are_short() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 300:
+            yield f"{lines} lines"
+
+    assert offenders(rule) == []
 
 
-def test_what_is_public_is_documented(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), "the module has no docstring"
-    for node in _public(tree):
-        assert ast.get_docstring(node), f"line {node.lineno}: {node.name} has no docstring"
+def test_functions_are_short() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                docstring = ast.get_docstring(node, clean=False) or ""
+                lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring.splitlines())
+                if lines > 40:
+                    yield f"line {node.lineno}: {node.name} has {lines} lines besides its docstring"
+
+    assert offenders(rule) == []
+
+
+def test_what_is_public_is_documented() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        if not ast.get_docstring(parsed(path)):
+            yield "the module has no docstring"
+        for node in _public(parsed(path)):
+            if not ast.get_docstring(node):
+                yield f"line {node.lineno}: {node.name} has no docstring"
+
+    assert offenders(rule) == []
 
 
 def _public(parent: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
@@ -231,14 +260,19 @@ def _public(parent: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast
                 yield from _public(node)
 
 
-def test_no_module_keeps_a_state(path: Path) -> None:
+def test_no_module_keeps_a_state() -> None:
     """Constants may be tables; what is empty at first is there to be filled, and leaks from model to model."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            text = ast.unparse(node.value)
-            assert text not in {"{}", "[]", "set()", "dict()", "list()", "defaultdict(list)"}, f"line {node.lineno}"
-    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+    empty = {"{}", "[]", "set()", "dict()", "list()", "defaultdict(list)"}
+
+    def rule(path: Path) -> Iterator[str]:
+        for node in parsed(path).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and ast.unparse(node.value) in empty:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Global):
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+    assert offenders(rule) == []
 
 
 @pytest.mark.parametrize(

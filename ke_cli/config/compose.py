@@ -71,9 +71,9 @@ def _resolved(composed: DictConfig) -> dict[str, Any]:
     assert isinstance(raw, dict)
     raw.pop("hydra", None)
     try:
-        _refuse_missing(OmegaConf.create(raw))
+        _refuse_missing(raw)
         if isinstance(raw.get("model"), dict):
-            raw["model"] = _model(raw["model"], OmegaConf.select(OmegaConf.create(raw), "model.path"))
+            raw["model"] = _model(raw["model"], OmegaConf.select(composed, "model.path"))
         plain = OmegaConf.to_container(OmegaConf.create(raw), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         what = str(error).splitlines()[0]
@@ -82,11 +82,23 @@ def _resolved(composed: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _refuse_missing(composed: DictConfig) -> None:
-    missing = sorted(OmegaConf.missing_keys(composed))
+def _refuse_missing(raw: Mapping[Any, Any]) -> None:
+    missing = sorted(_missing(raw, ""))
     if missing:
         typed = " ".join(f"{key}=..." for key in missing)
         raise UserError(f"the configuration lacks a value for {', '.join(missing)}", hint=f"ke-run {typed}")
+
+
+def _missing(part: object, key: str) -> Iterator[str]:
+    """Yield the keys under ``key`` whose value is ``???``, which says that a user must give one."""
+    if part == "???":
+        yield key
+    elif isinstance(part, Mapping):
+        for name, value in part.items():
+            yield from _missing(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(part, list):
+        for index, value in enumerate(part):
+            yield from _missing(value, f"{key}[{index}]")
 
 
 def _model(model: dict[str, Any], path: object) -> dict[str, Any]:

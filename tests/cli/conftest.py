@@ -68,6 +68,24 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 
 @pytest.fixture
+def at_each_run(monkeypatch: pytest.MonkeyPatch, executed) -> Callable[[Callable[[RunConfig], None]], None]:
+    """Have something done in the place of each run, after what is done there anyway."""
+    import ke_cli.running.execute as stand_in
+
+    def do(something: Callable[[RunConfig], None]) -> None:
+        inner = stand_in.execute
+
+        def execute(config, *, show_table=True, job=""):
+            directory = inner(config)
+            something(config)
+            return directory
+
+        monkeypatch.setattr(stand_in, "execute", execute)
+
+    return do
+
+
+@pytest.fixture
 def ke_run(
     dummy_conf: Path,
     tmp_path: Path,

@@ -31,8 +31,8 @@ def composed(path: Path, *overrides: str) -> RunConfig:
     inside = OmegaConf.to_container(OmegaConf.load(conf_dir() / path), resolve=False)
     assert isinstance(inside, dict)
     given = [f"{group}.{key}=given" for key, value in inside.items() if value == "???"]
-    given += [f"metrics.consistency.{key}={file}" for key, file in TFIDF.items() if name == "consistency"]
-    return compose_run([f"{group}={name}", *given, *overrides])
+    few = ["metrics=efficacy"] if group in ("model", "method", "dataset", "protocol") else []
+    return compose_run([f"{group}={name}", *few, *given, *overrides])
 
 
 def test_the_files_are_found() -> None:
@@ -41,11 +41,22 @@ def test_the_files_are_found() -> None:
         assert sum(path.parts[0] == group for path in CHOICES) >= least, group
 
 
-@pytest.mark.parametrize("path", CHOICES, ids=str)
+@pytest.mark.parametrize("path", [path for path in CHOICES if path.parts[0] not in ("metrics", "experiment")], ids=str)
 def test_every_file_composes_and_builds(path: Path) -> None:
+    """Those of metrics are composed together below; those of experiments in `test_experiments`."""
     config = composed(path)
-    plugins = [config.method, config.dataset, config.protocol, *config.metrics.values()]
-    for plugin in plugins:
+    for plugin in (config.method, config.dataset, config.protocol):
+        assert plugin.build() == plugin.build()
+
+
+def test_all_metrics_compose_and_build_together() -> None:
+    names = [path.stem for path in CHOICES if path.parts[0] == "metrics"]
+    config = compose_run(
+        [f"metrics=[{','.join(names)}]", *(f"metrics.consistency.{key}={file}" for key, file in TFIDF.items())]
+    )
+    inside = [OmegaConf.load(conf_dir() / "metrics" / f"{name}.yaml") for name in names]
+    assert set(config.metrics) == {key for file in inside for key in file if key != "defaults"}
+    for plugin in config.metrics.values():
         assert plugin.build() == plugin.build()
 
 

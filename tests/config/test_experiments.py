@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ JOBS = {
 }
 
 
+@cache
 def swept(path: Path) -> list[list[str]]:
     """The overrides of each job of an experiment."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
@@ -42,20 +44,29 @@ def swept(path: Path) -> list[list[str]]:
     return jobs(parsed(params or {}), [parsed(grid) for grid in grids or []], {"experiment": (path.stem,)})
 
 
+def one_of_each(rows: list[list[str]]) -> Iterator[list[str]]:
+    """So many of the jobs that each override is in one of them."""
+    seen: set[str] = set()
+    for row in rows:
+        if not seen.issuperset(row):
+            seen.update(row)
+            yield row
+
+
 def parsed(grid: dict[str, Any]) -> Grid:
     assert not any(sign in str(value) for value in grid.values() for sign in "[({'")
     return {key: tuple(str(value).split(",")) for key, value in grid.items()}
 
 
-def column_names(*metrics: str) -> set[str]:
-    """The columns of these metrics of the package, or sets of them."""
-    return {column for name in metrics for column in columns_of(name)}
-
-
 @cache
-def columns_of(metric: str) -> frozenset[str]:
-    found = [plugin.build() for plugin in compose_run([f"metrics={metric}"]).metrics.values()]
-    return frozenset(column.name for each in found for column in (*each.columns, *each.derived))
+def composed(*overrides: str) -> RunConfig:
+    return compose_run(overrides)
+
+
+def columns_of(config: RunConfig) -> set[str]:
+    """The columns of a run's metrics."""
+    found = [plugin.build() for plugin in config.metrics.values()]
+    return {column.name for each in found for column in (*each.columns, *each.derived)}
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS, ids=lambda path: path.stem)
@@ -71,19 +82,27 @@ def test_every_experiment_is_a_sweep_whose_jobs_compose(path: Path) -> None:
     found = swept(path)
     assert len(found) == JOBS[path.stem]
     for overrides in [found[0], found[-1]]:
-        config = compose_run(overrides)
+        config = composed(*overrides)
         assert config.experiment is not None
         assert config.experiment.name == path.stem
         assert [plugin.build() for plugin in (config.method, config.dataset, config.protocol)]
 
 
+@pytest.mark.slow
+def test_any_two_of_its_settings_compose(path: Path) -> None:
+    for overrides in sampled(swept(path)):
+        assert composed(*overrides).experiment is not None
+
+
 @pytest.fixture(scope="module")
 def all_columns() -> set[str]:
-    return column_names(*(path.stem for path in (conf_dir() / "metrics").glob("*.yaml") if path.stem != "consistency"))
+    """Those of every metric of the package."""
+    metrics = [path.stem for path in (conf_dir() / "metrics").glob("*.yaml") if path.stem != "consistency"]
+    return columns_of(composed(f"metrics=[{','.join(metrics)}]"))
 
 
 def test_it_names_only_what_there_is(path: Path, all_columns: set[str]) -> None:
-    found = [compose_run(overrides) for overrides in sampled(swept(path))]
+    found = [composed(*overrides) for overrides in one_of_each(swept(path))]
     settings = {
         f"{part}.{key}"
         for config in found
@@ -97,11 +116,7 @@ def test_it_names_only_what_there_is(path: Path, all_columns: set[str]) -> None:
     assert {*experiment.report.by, *experiment.report.split} <= settings
     assert experiment.report.against in {None, *methods}
     assert {*experiment.report.metrics} <= all_columns
-    columns = {
-        column.name
-        for plugin in found[0].metrics.values()
-        for column in (*plugin.build().columns, *plugin.build().derived)
-    }
+    columns = columns_of(found[0])
     assert len(columns & {*experiment.report.metrics}) >= 3
     if experiment.published:
         assert set(experiment.published.rows) == methods
@@ -113,16 +128,16 @@ def test_it_names_only_what_there_is(path: Path, all_columns: set[str]) -> None:
 
 def test_groups_of_every_size_are_of_the_same_subjects() -> None:
     units = {}
+    cases = composed("dataset.limit=null").dataset.build().load().cases
     for size in (2, 8):
-        config = compose_run(["experiment=rose_ablation", f"protocol.max_facts={size}"])
-        cases = compose_run(["dataset.limit=null"]).dataset.build().load().cases
+        config = composed("experiment=rose_ablation", f"protocol.max_facts={size}")
         units[size] = [unit.unit_id for unit in config.protocol.build().units(cases)]
         assert len(units[size]) >= 80
     assert units[2] == units[8]
 
 
 def test_published_scores_are_the_means_of_their_parts() -> None:
-    experiment = compose_run(["experiment=rets_llama2_7b"]).experiment
+    experiment = composed("experiment=rets_llama2_7b").experiment
     assert experiment is not None and experiment.published is not None
     for row in experiment.published.rows.values():
         parts = [row[name] for name in ("efficacy", "paraphrase", "neighborhood", "r_specificity")]

@@ -15,6 +15,7 @@ from ke_cli.config.schema import CAMP
 from ke_cli.errors import UserError
 from ke_cli.results.edits import EditFolder
 from ke_cli.results.store import RunStore
+from marks import each_once
 from results.runs import case
 
 MADE_WITH = ("method.steps=9", "seed=5", "statistics.tokens=77", "dataset.limit=1", "model.dtype=float64")
@@ -122,8 +123,10 @@ def test_what_is_no_run_is_told(value: str, reason: str) -> None:
         compose_run([f"edits_from={value}"])
 
 
-@pytest.mark.parametrize("value", [None, [], "text", {"name": 3}])
-@pytest.mark.parametrize("part", ["model", "dataset", "protocol", "statistics", "seed"])
+@pytest.mark.parametrize(
+    ("part", "value"),
+    each_once(["model", "dataset", "protocol", "statistics", "seed"], [None, [], "text", {"name": 3}]),
+)
 def test_a_damaged_configuration_is_told(ours: Path, part: str, value: object) -> None:
     path = ours / "run.json"
     record = json.loads(path.read_text())

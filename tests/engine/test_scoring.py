@@ -29,7 +29,7 @@ from ke_cli.engine.scoring import answer
 from ke_cli.engine.tokens import continuation, encode
 from ke_cli.engine.writing import random_seed
 from ke_cli.models.editable import EditableModel
-from marks import each_once
+from marks import each_once, rest_slow
 from textbook import scoring as textbook
 
 from .benches import KINDS, LARGE, PROMPTS, REQUESTS, SMALL, TARGETS, assert_untouched, plain, state_hash
@@ -182,6 +182,7 @@ def test_a_probability_has_one_value_whoever_asks_for_it(model: EditableModel, b
             assert whole.nlls[0] == token.nlls[0]
 
 
+@pytest.mark.parametrize("model", rest_slow(KINDS, ["llama3"]), indirect=True)
 def test_memory_that_runs_out_only_costs_time(model: EditableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [[*queries(model), *instructions()] for _ in edits_of(model)]
     want = answer(model, asked, edits_of(model), budget=LARGE)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from run.conftest import cache, facts_once, ke_run, loads, one_thread, outputs, own_environment, tiny_dir
+from run.conftest import cache, ke_run, loads, one_thread, outputs, own_environment, tiny_dir
 
-__all__ = ["cache", "facts_once", "ke_run", "loads", "one_thread", "outputs", "own_environment", "tiny_dir"]
+__all__ = ["cache", "ke_run", "loads", "one_thread", "outputs", "own_environment", "tiny_dir"]

@@ -17,7 +17,7 @@ SUBJECTS = ("Peru", "Chile", "Kenya", "Ghana")
 
 def units_of(*overrides: str) -> list[tuple[str, tuple[str, ...]]]:
     """The units of a run: their names and the cases in them."""
-    _, units = load_units(compose_run(["method=none", *overrides]))
+    _, units = load_units(compose_run(["method=none", "metrics=efficacy", *overrides]))
     return [(unit.unit_id, tuple(case.case_id for case in unit.cases)) for unit in units]
 
 

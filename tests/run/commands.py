@@ -51,6 +51,9 @@ class Result(NamedTuple):
 Command = Callable[..., Result]
 """Runs ``ke-run`` with the given arguments."""
 
+Export = Callable[..., tuple[int, str]]
+"""Runs ``ke-export``; returns the exit code and everything it printed."""
+
 
 def arguments(model: Path, method: str, *more: str) -> list[str]:
     """The arguments of a small run of ``method`` on the model in a folder."""

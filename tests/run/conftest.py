@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +15,10 @@ import torch
 import transformers
 
 from ke_cli import run as command
-from ke_cli.data.atlas import Atlas
+from ke_cli.export import main as export_command
 from ke_cli.running.resident import this_worker
 from ke_cli.sweeping.sweep import FINGERPRINT, FOLDER
-from run.commands import Command, Result
+from run.commands import Command, Export, Result, arguments, only_run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,14 +27,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def facts_once() -> Iterator[None]:
-    """The cases of the bundled facts, built once: a third of what a run on a tiny model takes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Atlas, "load", functools.cache(Atlas.load))
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +76,39 @@ def ke_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return result
 
     return called
+
+
+@pytest.fixture
+def ke_export(capsys: pytest.CaptureFixture[str]) -> Export:
+    """Run ``ke-export`` and return the exit code and everything it printed."""
+
+    def called(*args: str | Path) -> tuple[int, str]:
+        capsys.readouterr()
+        try:
+            code: object = export_command([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code
+        assert isinstance(code, int)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, " ".join(f"{out} {err}".split())
+
+    return called
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run of `source` lies that is copied for each test."""
+    return tmp_path_factory.mktemp("made once")
+
+
+@pytest.fixture
+def source(ke_run: Command, outputs: Path, made_once: Path, tiny_gpt2_dir: Path) -> Path:
+    """A run of ROME on the tiny GPT-2 whose edits were saved, for a test to use or to damage."""
+    if not list(made_once.iterdir()):
+        assert ke_run(*arguments(tiny_gpt2_dir, "rome", "save_edits=true", f"output_dir={made_once}")).code == 0
+    run = only_run(made_once)
+    return Path(shutil.copytree(run, outputs / run.name))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from ke_cli.config import compose_run
 from ke_cli.engine import forward
 from ke_cli.running.partition import LARGEST, SMALLEST
 from ke_cli.running.plan import make_plan
+from marks import rest_slow
 from run.commands import Command, arguments, only_run, record_of
 
 FACTS = ("dataset.limit=4",)
@@ -68,6 +69,7 @@ def test_a_large_run_has_larger_packages(tiny_gpt2_dir: Path) -> None:
     assert SMALLEST < plan.package(10**6) <= LARGEST
 
 
+@pytest.mark.parametrize("tiny_dir", rest_slow(["gpt2", "llama"], ["llama"]), indirect=True)
 def test_auto_is_the_same_for_all_methods_and_says_so_before_the_model_is_loaded(
     ke_run: Command, tiny_dir: Path
 ) -> None:

@@ -19,14 +19,14 @@ KILLED = [
     (Moment("statistics", 0, SIGKILL), 0),
     (Moment("torn", 0, SIGKILL), 0),
     (Moment("append", 2, SIGKILL), 2),
-    (Moment("torn", 2, SIGKILL), 2),
-    (Moment("advance", 1, SIGKILL), 2),  # stored, but not yet counted
     (Moment("advance", 3, SIGKILL), 4),  # everything is stored, and nobody knows
     (Moment("table", 0, SIGKILL), 4),
 ]
 """When a run is killed, and how many of its four units are stored by then."""
 
 KILLED_TOO = [
+    (Moment("torn", 2, SIGKILL), 2),
+    (Moment("advance", 1, SIGKILL), 2),  # stored, but not yet counted
     (Moment("store", 1, SIGKILL), 0),  # the templates are sampled, but not yet recorded
     (Moment("edit", 0, SIGKILL), 0),
     (Moment("evaluate", 1, SIGKILL), 1),

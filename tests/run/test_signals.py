@@ -11,6 +11,7 @@ from signal import SIGINT, SIGTERM
 import pytest
 
 from ke_cli.run import INTERRUPTED
+from marks import rest_slow
 from run.children import Moment, start, wait_for
 from run.commands import ONE_BY_ONE, Command, arguments, lines_of, only_run, record_of
 
@@ -23,7 +24,7 @@ SIGNALLED = [
 """When a run is interrupted, and how many of its three units are stored by then."""
 
 
-@pytest.mark.parametrize(("moment", "stored"), SIGNALLED, ids=str)
+@pytest.mark.parametrize(("moment", "stored"), rest_slow(SIGNALLED, SIGNALLED[1:3]), ids=str)
 def test_an_interrupted_run_says_so_and_goes_on(
     ke_run: Command, outputs: Path, tmp_path: Path, tiny_llama_dir: Path, moment: Moment, stored: int
 ) -> None:

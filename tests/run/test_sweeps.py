@@ -11,6 +11,7 @@ import pytest
 from ke_cli.results.sweeps import Cases, Sweep, find_sweeps, read_sweep
 from ke_cli.run import INTERRUPTED
 from ke_cli.summarize import main as summarize
+from marks import rest_slow
 from run.children import Moment, start
 from run.commands import (
     ONE_BY_ONE,
@@ -113,7 +114,7 @@ def test_a_killed_sweep_is_owed_until_the_same_sweep_has_completed_it(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("what", [SIGTERM, SIGINT])
+@pytest.mark.parametrize("what", rest_slow([SIGTERM, SIGINT], [SIGTERM]))
 def test_an_interrupted_sweep_ends_cleanly_and_goes_on(
     ke_run: Command, outputs: Path, tmp_path: Path, tiny_gpt2_dir: Path, what: Signals
 ) -> None:

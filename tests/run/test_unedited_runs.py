@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ke_cli.running import unedited
+from marks import each_once
 from run.children import Moment, start
 from run.commands import ONE_BY_ONE, SMALL, VALUE, Command, arguments, lines_of, only_run, run_folders
 from tiny import tiny_gpt2
@@ -50,7 +51,7 @@ def files(fresh: Path) -> list[Path]:
     return sorted(fresh.rglob("*.json"))
 
 
-@pytest.mark.parametrize("method", ["none", "rome"])
+@pytest.mark.parametrize(("tiny_dir", "method"), each_once(["gpt2", "llama"], ["rome", "none"]), indirect=["tiny_dir"])
 def test_cold_warm_and_without_a_cache_are_the_same_run(
     ke_run: Command, tiny_dir: Path, fresh: Path, asked: list[int], method: str
 ) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from marks import rest_slow
+
 from . import reference
 from .architecture import layer_count
 from .covariance import covariance
@@ -18,7 +20,7 @@ from .examples import KINDS, TEXTS
 from .reference import Check
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=rest_slow(KINDS, ["gpt2", "llama"]))
 def loaded(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     folder: Path = request.getfixturevalue(f"tiny_{request.param}_dir")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
