@@ -40,18 +40,18 @@ def check_columns(metrics: Sequence[Metric]) -> None:
     Raises:
         UserError: With the column and both metrics.
     """
-    if not any(metric.columns for metric in metrics):
-        raise UserError(
-            "nothing would be measured: the score is made of other columns",
-            where="metrics",
-            hint="metrics=[efficacy,neighborhood,score], or a set such as metrics=quick",
-        )
     owners: dict[str, str] = {}
     for metric in metrics:
         for name in [column.name for column in metric.columns] + [column.name for column in metric.derived]:
             if name in owners:
                 raise _clash(name, owners[name], metric.name)
             owners[name] = metric.name
+    if not any(metric.columns for metric in metrics):
+        raise UserError(
+            "nothing would be measured: the score is made of other columns",
+            where="metrics",
+            hint="metrics=[efficacy,neighborhood,score], or a set such as metrics=quick",
+        )
 
 
 def plan_before(metrics: Sequence[Metric], case: Case) -> tuple[Query, ...]:

@@ -31,7 +31,6 @@ from ke_cli.engine.queries import (
     TopTokens,
     TopTokensQuery,
 )
-from ke_cli.running import unedited
 from ke_cli.running.unedited import AnswerCache
 from run.children import PRELOADED
 
