@@ -193,5 +193,5 @@ def test_everything_that_is_wrong_is_told_at_once(refused: Any, tiny_gpt2_dir: P
     ]
     message = refused(*arguments(tiny_gpt2_dir, "rome", *wrong))
     assert message.startswith("error: the configuration has 5 problems:\n")
-    for place in ("device", "method", "method.foo", "dataset.neighbors", "statistics.text"):
+    for place in ("device", "method.steps", "method.foo", "dataset.neighbors", "statistics.text"):
         assert f"  - {place}: " in message
