@@ -128,13 +128,19 @@ def _seen(job: Job, interrupted: bool) -> Job:
 def _complaints(jobs: Sequence[Job], *, retried: bool) -> Iterator[str]:
     if failed := [job for job in jobs if job.status == FAILED]:
         yield f"{len(failed)} of {len(jobs)} jobs failed:"
-        yield from (f"- {job}" for job in failed)
+        for error in dict.fromkeys(job.error for job in failed):
+            yield f"- {_told_once(error, [job for job in failed if job.error == error])}"
     others = Counter(job.status for job in jobs if job.status not in (COMPLETE, PLANNED, FAILED))
     if others:
         counts = ", ".join(f"{count} {status}" for status, count in others.items())
         yield f"{others.total()} of {len(jobs)} jobs did not end ({counts})"
     if failed or others:
         yield GOES_ON if retried else LEAVES_FAILED
+
+
+def _told_once(error: str, jobs: Sequence[Job]) -> str:
+    """Return the error that some jobs have in common; the table of jobs says what was typed for each."""
+    return str(jobs[0]) if len(jobs) == 1 else f"jobs {', '.join(str(job.number) for job in jobs)}: {error}"
 
 
 def _print_jobs(jobs: Sequence[Job]) -> None:

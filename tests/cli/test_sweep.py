@@ -80,6 +80,13 @@ def test_a_failed_job_does_not_stop_the_others(ke_run, executed, tables, recorde
     assert "Traceback" not in result.err
 
 
+def test_what_failed_alike_is_told_once_in_the_end(ke_run, executed, tables, recorded) -> None:
+    result = ke_run("-m", "seed=1,13", "method.steps=5,6,7")
+    in_the_end = result.err.partition("3 of 6 jobs failed:\n")[2]
+    assert in_the_end.count("RuntimeError: the solve found a singular matrix") == 1
+    assert in_the_end.startswith("- jobs 3, 4, 5: ")
+
+
 def test_how_each_job_ended_stays_on_disk_beside_the_sweep(ke_run, executed) -> None:
     ke_run("-m", "seed=1,13,abc")
     assert (sweep_dir() / "multirun.yaml").is_file()
