@@ -78,8 +78,14 @@ def test_every_number_of_a_target_stands_in_its_file(path: Path) -> None:
     inside = _contents(conf_dir() / path)
     for part in [inside] if "target" in inside else inside.values():
         if isinstance(part, dict) and "target" in part:
-            named = {item.name for item in fields(load_target(part["target"])) if item.init}
-            assert set(part) - {"name", "target"} == named - {"name", "version"}
+            settings = [item for item in fields(load_target(part["target"])) if item.init]
+            assert set(part) - {"name", "target"} == {item.name for item in settings} - {"name", "version"}
+            unasked = {item.name: item.default for item in settings if _is_number(item.default)}
+            assert {name: part[name] for name in unasked} == unasked, "two numbers for one setting"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _contents(path: Path) -> dict[str, Any]:
