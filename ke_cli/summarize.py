@@ -46,7 +46,7 @@ from ke_cli.results.checkpoints import parted
 from ke_cli.results.files import write_output
 from ke_cli.results.parallel import read_runs
 from ke_cli.results.reader import Run, find_runs
-from ke_cli.results.shards import join_shards
+from ke_cli.results.shards import each_once, join_shards
 from ke_cli.results.sweeps import find_sweeps, read_sweep
 from ke_cli.results.text import printable
 
@@ -163,7 +163,8 @@ def _summarize(arguments: argparse.Namespace, complaints: Console) -> int:
     if not is_asked(arguments):
         refuse_conditions(conditions)
     parts = read_runs(find_runs(paths))
-    found = parted(join_shards(parts), _asked(arguments, settings))
+    joined = join_shards(parts)
+    found = parted(joined if arguments.list or arguments.diff else each_once(joined), _asked(arguments, settings))
     _complain(paths, found, complaints)
     print_owed([read_sweep(sweep) for sweep in find_sweeps(paths)], parts, complaints)
     runs = select(found, in_full(settings, found))

@@ -10,7 +10,7 @@ from ke_cli.errors import UserError
 from ke_cli.results.frames import Results
 from ke_cli.results.parallel import read_runs
 from ke_cli.results.reader import find_runs
-from ke_cli.results.shards import join_shards
+from ke_cli.results.shards import each_once, join_shards
 
 IN_THIS_PROCESS = sys.maxsize
 """Other processes would begin by running the user's script once more, up to where it opens the results."""
@@ -29,4 +29,4 @@ def open_results(paths: Sequence[Path]) -> Results:
     if not folders:
         where = ", ".join(map(str, paths))
         raise UserError("no run (a folder with a run.json) was found", where=where, hint="ke-run method=rose")
-    return Results(join_shards(read_runs(folders, share=IN_THIS_PROCESS)))
+    return Results(each_once(join_shards(read_runs(folders, share=IN_THIS_PROCESS))))

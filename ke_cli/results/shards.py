@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +34,36 @@ def join_shards(runs: Sequence[Run]) -> list[Run]:
     return [_joined(members) if members[0].record.shard else members[0] for members in families.values()]
 
 
+def each_once(runs: Sequence[Run]) -> list[Run]:
+    """Return joined runs without those that a finished one holds too, done whole or in another number of shards.
+
+    The one that has come furthest stays, and tells of the others. Copies of a whole run all stay, to be compared.
+    """
+    return list(_each_once(runs, _models(runs)))
+
+
+def _each_once(runs: Sequence[Run], models: Mapping[str, Scalar]) -> Iterator[Run]:
+    alike: dict[Family, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(_identity(run, models), []).append(run)
+    for run in runs:
+        same = alike[_identity(run, models)]
+        kept = max(same, key=lambda one: (one.finished, one.count, one.shards is None))
+        if run is not kept and _repeats(run, kept):
+            continue
+        others = [other for other in same if run is kept and other is not run and _repeats(other, run)]
+        told = [_left_out(other, run, "run") for other in others]
+        yield replace(run, problems=[*run.problems, *told]) if told else run
+
+
+def _repeats(run: Run, kept: Run) -> bool:
+    return kept.finished and (run.shards is not None or kept.shards is not None)
+
+
+def _left_out(run: Run, kept: Run, what: str) -> str:
+    return f"{printable(run.path)} is left out: {printable(kept.path)} is the same {what} and has as many cases or more"
+
+
 def _models(runs: Sequence[Run]) -> Mapping[str, Scalar]:
     """Return, by run id, the first fingerprint of a model; shards that have not loaded theirs yet are taken to fit."""
     found: dict[str, Scalar] = {}
@@ -44,10 +74,14 @@ def _models(runs: Sequence[Run]) -> Mapping[str, Scalar]:
 
 
 def _family(run: Run, models: Mapping[str, Scalar]) -> Family:
+    count, _ = run.record.shard or (1, 0)
+    return count, *_identity(run, models)
+
+
+def _identity(run: Run, models: Mapping[str, Scalar]) -> Family:
     record = run.record
-    count, _ = record.shard or (1, 0)
     model = record.settings.get("model.fingerprint", models.get(record.run_id))
-    return record.run_id, count, record.settings.get("dataset.fingerprint"), model
+    return record.run_id, record.settings.get("dataset.fingerprint"), model
 
 
 def _joined(members: Sequence[Run]) -> Run:
@@ -93,10 +127,7 @@ def _one_of_each(members: Sequence[Run]) -> tuple[dict[int, Run], list[str]]:
     found: dict[int, Run] = {}
     for index, run in sorted(numbered, key=lambda pair: (pair[0], not pair[1].finished, -pair[1].count)):
         if index in found:
-            kept = printable(found[index].path)
-            problems.append(
-                f"{printable(run.path)} is left out: {kept} is the same shard and has as many cases or more"
-            )
+            problems.append(_left_out(run, found[index], "shard"))
         found.setdefault(index, run)
     return found, problems
 

@@ -9,7 +9,7 @@ import pytest
 
 from ke_cli.report.tables import build_tables
 from ke_cli.results.reader import Run, read_run
-from ke_cli.results.shards import join_shards
+from ke_cli.results.shards import each_once, join_shards
 from results.runs import case, efficacies, record, shard, unit, write_run
 
 
@@ -143,3 +143,28 @@ def test_what_is_no_shard(tmp_path: Path, config: object) -> None:
     run = read_run(write_run(tmp_path / "run", efficacies([1]), config=plain))
     assert (run.problems, run.record.shard) == ([], None)
     assert join_shards([run, run]) == [run, run]
+
+
+def test_a_run_that_was_also_done_whole_counts_once(tmp_path: Path, three: list[Run]) -> None:
+    whole = read_run(write_run(tmp_path / "whole", efficacies([1, 0, 1, 0.5, 1, 1])))
+    (kept,) = each_once(join_shards([*three, whole]))
+    assert (kept.path, kept.shards, list(kept.done)) == (whole.path, None, list(whole.done))
+    assert kept.problems == [f"{three[0].path} is left out: {whole.path} is the same run and has as many cases or more"]
+
+
+def test_complete_shards_stay_instead_of_a_whole_run_that_was_interrupted(tmp_path: Path, three: list[Run]) -> None:
+    whole = read_run(write_run(tmp_path / "whole", efficacies([1, 0]), status="interrupted", total=6))
+    (kept,) = each_once(join_shards([whole, *three]))
+    assert kept.shards is not None and kept.finished
+    (problem,) = kept.problems
+    assert problem.startswith(f"{whole.path} is left out: ")
+
+
+def test_copies_of_a_whole_run_are_compared(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / name, efficacies([1, 0]))) for name in ("here", "there")]
+    assert [run.path for run in each_once(runs)] == [run.path for run in runs]
+
+
+def test_unfinished_shards_of_another_number_stay_too(tmp_path: Path, three: list[Run]) -> None:
+    other = shard(tmp_path, 1, efficacies([1], first=3), count=6)
+    assert len(each_once(join_shards([*three[:2], other]))) == 2
