@@ -120,8 +120,9 @@ def _cases(entry: Entry) -> Iterator[str]:
     yield f"{entry.done:,}{of}"
     if entry.failed:
         yield f"{entry.failed:,} failed"
-    if entry.shards and entry.shards[0] < entry.shards[1]:
-        yield f"{entry.shards[0]} of {entry.shards[1]} shards"
+    if entry.shards:
+        found, count = entry.shards
+        yield f"{count} shards" if found == count else f"{found} of {count} shards"
 
 
 def _apart(entry: Entry) -> str:

@@ -87,6 +87,14 @@ def test_what_is_printed(outputs: Path, capsys: Captured, monkeypatch: pytest.Mo
     assert "bad: run.json: " in err
 
 
+def test_a_run_in_shards_is_told_from_its_whole(tmp_path: Path, capsys: Captured) -> None:
+    write_run(tmp_path / "whole", efficacies([1] * 6))
+    for index in range(3):
+        shard(tmp_path, index, efficacies([1, 1], first=2 * index))
+    assert main([str(tmp_path), "--list"]) == 0
+    assert capsys.readouterr().out.count("3 shards") == 1
+
+
 def test_chosen_by_settings_and_as_data(outputs: Path, capsys: Captured) -> None:
     assert main([str(outputs), "--list", "--where", "method=rome,rose", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
